@@ -1,0 +1,35 @@
+"""Weight and gradient centralization for JAX: Optax transforms that know which axis is which."""
+
+from wcgc._algorithms import algorithm_2, algorithm_3
+from wcgc._axes import EQUINOX, FLAX, KernelAxes
+from wcgc._error_signal import centralize_error, standardize_error
+from wcgc._paths import by_path
+from wcgc._projections import centralize, normalize, standardize
+from wcgc._transforms import (
+    centralize_gradients,
+    centralize_params,
+    centralized,
+    normalize_params,
+    standardize_params,
+)
+
+__all__ = [
+    "EQUINOX",
+    "FLAX",
+    "KernelAxes",
+    "algorithm_2",
+    "algorithm_3",
+    "by_path",
+    "centralize",
+    "centralize_error",
+    "centralize_gradients",
+    "centralize_params",
+    "centralized",
+    "normalize",
+    "normalize_params",
+    "standardize",
+    "standardize_error",
+    "standardize_params",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,25 @@
+"""Checks of numeric arguments, which may be traced (as by `optax.inject_hyperparams`)."""
+
+from collections.abc import Callable
+
+import jax
+from jax.core import Tracer
+
+Scalar = float | jax.Array
+"""A number, or an array without axes, concrete or traced."""
+
+
+def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar], bool]) -> None:
+    """Raises a ValueError that says what is wanted if `value` is known and does not hold."""
+    if not isinstance(value, Tracer) and not holds(value):
+        raise ValueError(f"{name} must be {wanted}, got {value}.")
+
+
+def check_eps(eps: Scalar) -> None:
+    """Rejects what cannot be added to a variance."""
+    check_number("eps", eps, "at least 0", lambda value: bool(value >= 0))
+
+
+def check_norm(norm: Scalar) -> None:
+    """Rejects what cannot be the norm of a slice."""
+    check_number("norm", norm, "positive", lambda value: bool(value > 0))

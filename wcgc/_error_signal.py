@@ -1,0 +1,145 @@
+"""Normalization of the back-propagated error: identity forwards, a projection backwards."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from wcgc._checks import Scalar, check_eps
+from wcgc._projections import centralized_array, standardized_array, widened
+
+ErrorArea = Literal["global", "sample", "channel", "instance"]
+"""One mean per batch, per sample, per channel, or per (sample, channel) pair (Table 2)."""
+
+
+def centralize_error(
+    x: jax.Array, area: ErrorArea, *, channel_axis: int = -1, sample_axis: int = 0
+) -> jax.Array:
+    r"""Returns `x`, and subtracts from the error that flows back through it its slice means.
+
+    For every slice :math:`E_j` of the cotangent, :math:`E_j \leftarrow E_j - \overline{E_j}`: EB
+    (Eq. 10) with `"channel"`, EL (Eq. 11) with `"sample"`. In Algorithm 1 this stands on the output
+    of each layer. The paper found that it worsens all its results (Table 2).
+
+    .. warning::
+      With `"channel"` directly behind a layer's bias, that bias gets no gradient. Slices of one
+      element (such as `"instance"` behind a dense layer) are left alone, since centralizing would
+      erase them.
+
+    Args:
+      x: activations of shape (sample, ..., channel), or as the two axes say; floating or complex.
+      area: one mean for the whole batch (`"global"`), per `"sample"`, per `"channel"`, or per
+        sample and channel (`"instance"`).
+      channel_axis: the axis of the channels.
+      sample_axis: the axis of the samples.
+
+    Returns:
+      `x`. Reverse-mode differentiation only.
+
+    Raises:
+      TypeError: `x` is not floating or complex.
+      ValueError: `area` is none of the four, or the axes are out of range or the same.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, wcgc
+      >>> error = jnp.array([[1., 5.], [3., 9.]])
+      >>> _, backward = jax.vjp(lambda x: wcgc.centralize_error(x, "channel"), jnp.ones((2, 2)))
+      >>> backward(error)[0]
+      Array([[-1., -2.],
+             [ 1.,  2.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
+      <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 10 and 11, Algorithm 1, Table 2.
+    """
+    axes = _slice_axes(x, area, channel_axis, sample_axis)
+    return _project_error(x, functools.partial(centralized_array, axes=axes)) if axes else x
+
+
+def standardize_error(
+    x: jax.Array,
+    area: ErrorArea,
+    eps: Scalar = 1e-20,
+    *,
+    channel_axis: int = -1,
+    sample_axis: int = 0,
+) -> jax.Array:
+    r"""Returns `x`, and brings the error that flows back through it to mean 0 and deviation 1.
+
+    For every slice of the cotangent,
+    :math:`E_j \leftarrow (E_j - \overline{E_j}) / \sqrt{var(E_j) + eps}`: EBN (Eq. 8) with
+    `"channel"`, ELN (Eq. 9) with `"sample"`. What `centralize_error` warns of holds here too.
+
+    Args:
+      x: activations of shape (sample, ..., channel), or as the two axes say; floating or complex.
+      area: what a slice is; see `centralize_error`.
+      eps: added to the variance (ddof 0), in units of the squared error. Errors are small, the mean
+        over a batch smaller still, and so is the default. The paper gives none.
+      channel_axis: the axis of the channels.
+      sample_axis: the axis of the samples.
+
+    Returns:
+      `x`. Reverse-mode differentiation only.
+
+    Raises:
+      TypeError: `x` is not floating or complex.
+      ValueError: as `centralize_error`, or `eps` is negative.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, wcgc
+      >>> error = jnp.array([[1., 5.], [3., 9.]])
+      >>> _, backward = jax.vjp(lambda x: wcgc.standardize_error(x, "channel"), jnp.ones((2, 2)))
+      >>> backward(error)[0]
+      Array([[-1., -1.],
+             [ 1.,  1.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Eqs. 8 and 9.
+    """
+    check_eps(eps)
+    axes = _slice_axes(x, area, channel_axis, sample_axis)
+    return (
+        _project_error(x, functools.partial(standardized_array, axes=axes, eps=eps)) if axes else x
+    )
+
+
+def _project_error(x: jax.Array, project: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    @jax.custom_vjp
+    def identity(x):
+        return x
+
+    identity.defvjp(
+        lambda x: (x, None),
+        lambda _, error: (project(widened(error)).astype(error.dtype),),
+    )
+    return identity(x)
+
+
+def _slice_axes(
+    x: jax.Array, area: ErrorArea, channel_axis: int, sample_axis: int
+) -> tuple[int, ...]:
+    """The axes that one slice spans; empty if slices have one element."""
+    if area not in get_args(ErrorArea):
+        choices = ", ".join(map(repr, get_args(ErrorArea)))
+        raise ValueError(f"area must be one of {choices}, got {area!r}.")
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(f"x must be floating or complex to carry an error, got dtype {x.dtype}.")
+    for name, axis in ("channel_axis", channel_axis), ("sample_axis", sample_axis):
+        if not -x.ndim <= axis < x.ndim:
+            raise ValueError(f"{name}={axis} is out of range for activations of shape {x.shape}.")
+    channel, sample = channel_axis % x.ndim, sample_axis % x.ndim
+    if channel == sample:
+        raise ValueError(
+            f"channel_axis={channel_axis} and sample_axis={sample_axis} are the same axis of "
+            f"activations of shape {x.shape}."
+        )
+    kept = {
+        "global": (),
+        "sample": (sample,),
+        "channel": (channel,),
+        "instance": (sample, channel),
+    }[area]
+    axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
+    return axes if any(x.shape[axis] > 1 for axis in axes) else ()

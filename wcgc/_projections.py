@@ -1,0 +1,219 @@
+"""Centralization, standardization and normalization of one array, and of a tree of kernels."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wcgc._axes import FLAX, Area
+from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._selection import Axes, Mask, select
+
+DEFAULT_EPS = 1e-10
+
+
+def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean over `axes`, kept as axes of length 1; finite wherever the true mean is."""
+    size = math.prod(x.shape[axis] for axis in axes)
+    # Scaled by a power of two, which is exact, a sum cannot overflow where its mean does not.
+    scale = 2.0 ** -math.ceil(math.log2(size))
+    total = jnp.sum(x * _like(scale, x), axis=axes, keepdims=True)
+    return total / _like(size * scale, x)
+
+
+def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """`x` less its mean over `axes`."""
+    return x - slice_mean(x, axes)
+
+
+def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
+    """`x` with mean 0 and standard deviation 1 over `axes`."""
+    x = centralized_array(x, axes)
+    deviation = _root_mean_square(x, axes)
+    return x / jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation))).astype(x.dtype)
+
+
+def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.Array:
+    """`x` with Euclidean norm `norm` over `axes`; zero slices stay zero."""
+    size = math.prod(x.shape[axis] for axis in axes)
+    length = _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
+    return x * (_like(norm, length) / _one_where(length == 0, length)).astype(x.dtype)
+
+
+def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None) -> Any:
+    r"""Subtracts from each kernel its slice means: WC (Eq. 2) on weights, GC (Eq. 4) on gradients.
+
+    For every slice :math:`W_j` of the area, :math:`W_j \leftarrow W_j - \overline{W_j}`. This is
+    the orthogonal projection onto the kernels whose slices sum to zero.
+
+    Means are accumulated in float32 for 16-bit leaves and in the leaf's precision otherwise. With
+    `eps` the machine epsilon of the leaf's dtype and `eps_acc` that of the accumulation, the mean
+    left in a slice of n elements of magnitude at most m is at most
+    `(eps + 2 * n * eps_acc) * m + 2 * n * tiny`, where `tiny` is the smallest normal number. It is
+    not exactly zero, since subtracting rounds; in 16-bit this is what remains visible.
+
+    .. warning::
+      Removing the mean of the kernels of a *pretrained* network changes the function it computes.
+      Centralizing its gradients does not.
+
+    Args:
+      tree: arrays in any containers. Left alone are leaves with fewer than two axes beside batch
+        axes, that are not floating or complex, that are empty, and whose slices have one element,
+        which centralizing would erase.
+      area: one mean per output filter (`"tensor"`), per input channel (`"channel"`), per (in, out)
+        pair (`"instance"`) or per kernel (`"global"`).
+      axes: a `KernelAxes` for all leaves; or a tree (or prefix) of `KernelAxes | None`; or a
+        callable from the tree to one, such as `by_path` makes. None leaves a leaf alone.
+      mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
+        alone.
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      TypeError: `axes` or `mask` holds something else than documented.
+      ValueError: `area` is none of the four, or `axes` or `mask` does not match the tree or names
+        an axis that a leaf lacks.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> params = {"kernel": jnp.array([[1., 10.], [2., 20.], [6., 60.]]), "bias": jnp.ones(2)}
+      >>> wcgc.centralize(params)["kernel"]
+      Array([[ -2., -20.],
+             [ -1., -10.],
+             [  3.,  30.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
+      <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 2 and 4; the areas are those of Table 2.
+    """
+    return map_kernels(centralized_array, tree, area, axes, mask)
+
+
+def standardize(
+    tree: Any,
+    area: Area = "tensor",
+    eps: Scalar = DEFAULT_EPS,
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+) -> Any:
+    r"""Brings each slice of each kernel to mean 0 and standard deviation 1: WS (Eq. 3).
+
+    For every slice, :math:`W_j \leftarrow (W_j - \overline{W_j}) / \sqrt{var(W_j) + eps}`, with
+    the variance of the slice as a population (ddof 0).
+
+    Args:
+      tree: arrays in any containers; see `centralize` for what is left alone.
+      area: what a slice is; see `centralize`.
+      eps: added to the variance, in units of the squared weights, so that a constant slice becomes
+        zero rather than NaN. The paper gives none.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      TypeError: `axes` or `mask` holds something else than documented.
+      ValueError: as `centralize`, or `eps` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> wcgc.standardize(jnp.array([[1., 5.], [3., 5.]]))
+      Array([[-1.,  0.],
+             [ 1.,  0.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Eq. 3. There, as here, the weights themselves are overwritten; the
+      `published method <https://arxiv.org/abs/1903.10520>`_ standardizes them anew in each forward
+      pass and differentiates through it.
+    """
+    check_eps(eps)
+    return map_kernels(functools.partial(standardized_array, eps=eps), tree, area, axes, mask)
+
+
+def normalize(
+    tree: Any,
+    area: Area = "tensor",
+    norm: Scalar = 1.0,
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+) -> Any:
+    r"""Scales each slice of each kernel to the Euclidean norm `norm`: WN (Eq. 1).
+
+    For every slice, :math:`W_j \leftarrow k W_j / \|W_j\|` with k = `norm`.
+
+    Args:
+      tree: arrays in any containers; see `centralize` for what is left alone.
+      area: what a slice is; see `centralize`.
+      norm: the norm that each slice is given, positive. The paper uses 1. A slice of zeros has no
+        direction and stays zero.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      TypeError: `axes` or `mask` holds something else than documented.
+      ValueError: as `centralize`, or `norm` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> wcgc.normalize(jnp.array([[3., 0.], [4., 0.]]), norm=10.)
+      Array([[6., 0.],
+             [8., 0.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Eq. 1. The `published method <https://arxiv.org/abs/1602.07868>`_
+      learns a gain for each filter and differentiates through the division; this does neither.
+    """
+    check_norm(norm)
+    return map_kernels(functools.partial(normalized_array, norm=norm), tree, area, axes, mask)
+
+
+def map_kernels(
+    project: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    tree: Any,
+    area: Area,
+    axes: Axes,
+    mask: Mask,
+) -> Any:
+    """Applies `project(kernel, slice_axes)` to the kernels of `tree` in their working precision."""
+    leaves, treedef = select(tree, area, axes, mask)
+    return treedef.unflatten(
+        leaf.value
+        if leaf.axes is None
+        else project(widened(leaf.value), leaf.axes).astype(leaf.value.dtype)
+        for leaf in leaves
+    )
+
+
+def widened(x: jax.typing.ArrayLike) -> jax.Array:
+    """`x` in float32 if its own dtype has fewer bits."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def _root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    magnitude = jnp.abs(x)
+    # Divided by their largest, squares neither overflow nor vanish. The result does not depend on
+    # the divisor, so neither does its derivative.
+    largest = jax.lax.stop_gradient(jnp.max(magnitude, axis=axes, keepdims=True))
+    is_zero = largest == 0
+    mean_square = slice_mean(jnp.square(magnitude / _one_where(is_zero, largest)), axes)
+    # The square root has no derivative at zero; that of a slice of zeros shall be zero.
+    return jnp.sqrt(_one_where(is_zero, mean_square)) * largest
+
+
+def _one_where(condition: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.where(condition, _like(1.0, x), x)
+
+
+def _like(value: Scalar, x: jax.Array) -> jax.Array:
+    return jnp.asarray(value, dtype=x.dtype)

@@ -1,0 +1,299 @@
+"""Centralization as Optax gradient transformations."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wcgc._axes import FLAX, Area, check_area
+from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._projections import (
+    DEFAULT_EPS,
+    centralized_array,
+    map_kernels,
+    normalized_array,
+    slice_mean,
+    standardized_array,
+    widened,
+)
+from wcgc._selection import Axes, Mask, check_selection, match, select
+
+
+def centralize_gradients(
+    area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Subtracts from the gradient of each kernel its slice means: GC (Eq. 4).
+
+    .. warning::
+      Order matters: place it in front of momentum and adaptive scaling, which remember what they
+      were given. Weight decay that is added to the gradient behind it is not centralized, as in
+      the paper's Algorithm 1.
+
+    Args:
+      area: what one mean is taken over; see `centralize`.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A stateless transform. It needs no params.
+
+    Raises:
+      TypeError: `axes` or `mask` holds something else than documented.
+      ValueError: `area` is none of the four; at `init` and `update`, `axes` or `mask` does not
+        match the tree or names an axis that a leaf lacks.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, wcgc
+      >>> params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+      >>> grads = {"kernel": jnp.array([[1., 4.], [3., 8.]]), "bias": jnp.ones(2)}
+      >>> tx = optax.chain(wcgc.centralize_gradients(), optax.sgd(1.0))
+      >>> updates, _ = tx.update(grads, tx.init(params))
+      >>> updates["kernel"]
+      Array([[ 1.,  2.],
+             [-1., -2.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
+      <https://arxiv.org/abs/2010.00866>`_, 2020, Eq. 4; Yong et al., `Gradient Centralization
+      <https://arxiv.org/abs/2004.01461>`_, 2020.
+    """
+    check_selection(area, axes, mask)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        return map_kernels(centralized_array, updates, area, axes, mask), state
+
+    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
+
+
+def centralize_params(
+    area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes the updated kernels centralized: WC (Eq. 2), the last line of Algorithms 2 and 3.
+
+    Turns the update :math:`u` of the parameters :math:`p` into :math:`u - \overline{p + u}`, so
+    that :math:`p + u` has slice means of zero. What rounding leaves of them is bounded as in
+    `centralize`, with m the largest magnitude in `p` and `u` and 2 `eps` in place of `eps`, since
+    adding the update rounds once more.
+
+    .. warning::
+      Order matters: place it last in the chain. Any transform behind it, a learning rate too,
+      changes what is added to the parameters. It moves frozen parameters, whose update is zero,
+      like any others unless `mask` or `axes` leaves them out, and removing the mean of the kernels
+      of a *pretrained* network changes the function it computes.
+
+    Args:
+      area: what one mean is taken over; see `centralize`.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A stateless transform. Its `update` needs `params`.
+
+    Raises:
+      TypeError: `axes` or `mask` holds something else than documented.
+      ValueError: `area` is none of the four; at `init` and `update`, `axes` or `mask` does not
+        match the tree or names an axis that a leaf lacks; at `update`, params are missing or
+        differ from the updates in structure or shape.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, wcgc
+      >>> params = jnp.array([[1., 4.], [3., 8.]])
+      >>> tx = optax.chain(optax.sgd(1.0), wcgc.centralize_params())
+      >>> updates, _ = tx.update(jnp.ones((2, 2)), tx.init(params), params)
+      >>> optax.apply_updates(params, updates)
+      Array([[-1., -2.],
+             [ 1.,  2.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Eq. 2 and the last lines of Algorithms 2 and 3.
+    """
+    return _transform_params("centralize_params", _centralizing_step, area, axes, mask)
+
+
+def standardize_params(
+    area: Area = "tensor", eps: Scalar = DEFAULT_EPS, *, axes: Axes = FLAX, mask: Mask = None
+) -> optax.GradientTransformationExtraArgs:
+    """Makes the slices of the updated kernels have mean 0 and standard deviation 1: WS (Eq. 3).
+
+    .. warning::
+      Order matters, and frozen and pretrained kernels are changed: see `centralize_params`.
+
+    Args:
+      area: what a slice is; see `centralize`.
+      eps: added to the variance; see `standardize`.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A stateless transform. Its `update` needs `params`.
+
+    Raises:
+      TypeError: as `centralize_params`.
+      ValueError: as `centralize_params`, or `eps` is negative.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, wcgc
+      >>> params = jnp.array([[1., 4.], [3., 8.]])
+      >>> tx = optax.chain(optax.sgd(1.0), wcgc.standardize_params())
+      >>> updates, _ = tx.update(jnp.zeros((2, 2)), tx.init(params), params)
+      >>> optax.apply_updates(params, updates)
+      Array([[-1., -1.],
+             [ 1.,  1.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Eq. 3 and Algorithm 1.
+    """
+    check_eps(eps)
+    project = functools.partial(standardized_array, eps=eps)
+    return _transform_params("standardize_params", _step_onto(project), area, axes, mask)
+
+
+def normalize_params(
+    area: Area = "tensor",
+    norm: Scalar = 1.0,
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Gives the slices of the updated kernels the Euclidean norm `norm`: WN (Eq. 1).
+
+    .. warning::
+      Order matters, and frozen and pretrained kernels are changed: see `centralize_params`.
+
+    Args:
+      area: what a slice is; see `centralize`.
+      norm: the norm that each slice is given, positive; see `normalize`.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A stateless transform. Its `update` needs `params`.
+
+    Raises:
+      TypeError: as `centralize_params`.
+      ValueError: as `centralize_params`, or `norm` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, wcgc
+      >>> params = jnp.array([[3., 0.], [4., 1.]])
+      >>> tx = optax.chain(optax.sgd(1.0), wcgc.normalize_params(norm=10.))
+      >>> updates, _ = tx.update(jnp.zeros((2, 2)), tx.init(params), params)
+      >>> optax.apply_updates(params, updates).round(4)
+      Array([[ 6.,  0.],
+             [ 8., 10.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Eq. 1 and Algorithm 1.
+    """
+    check_norm(norm)
+    project = functools.partial(normalized_array, norm=norm)
+    return _transform_params("normalize_params", _step_onto(project), area, axes, mask)
+
+
+def centralized(
+    optimizer: optax.GradientTransformation,
+    gradients: Area | None = "tensor",
+    params: Area | None = "tensor",
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Puts GC in front of any optimizer and WC behind it, as Algorithms 2 and 3 do.
+
+    The same as `optax.chain(centralize_gradients(...), optimizer, centralize_params(...))`.
+
+    Args:
+      optimizer: what turns gradients into updates of the parameters, learning rate included.
+      gradients: the area of GC, or None for no GC.
+      params: the area of WC, or None for no WC; see the warnings of `centralize_params`.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      The transform. Its `update` needs `params` unless WC is switched off; extra arguments pass
+      through to `optimizer`.
+
+    Raises:
+      TypeError: `optimizer` is not a gradient transformation, or `axes` or `mask` holds something
+        else than documented.
+      ValueError: `gradients` or `params` is none of the four areas; otherwise as
+        `centralize_params`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, wcgc
+      >>> params = jnp.array([[1., 4.], [3., 8.]])
+      >>> tx = wcgc.centralized(optax.adam(1e-3))
+      >>> updates, _ = tx.update(jnp.ones((2, 2)), tx.init(params), params)
+      >>> optax.apply_updates(params, updates)
+      Array([[-1., -2.],
+             [ 1.,  2.]], dtype=float32)
+
+    References:
+      Fuhl and Kasneci, 2020, Algorithms 2 and 3.
+    """
+    if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
+        raise TypeError(
+            f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got "
+            f"{optimizer!r}."
+        )
+    links = [optimizer]
+    if gradients is not None:
+        check_area(gradients, "gradients")
+        links.insert(0, centralize_gradients(gradients, axes=axes, mask=mask))
+    if params is not None:
+        check_area(params, "params")
+        links.append(centralize_params(params, axes=axes, mask=mask))
+    return optax.with_extra_args_support(optax.chain(*links))
+
+
+Step = Callable[[jax.Array, jax.Array, tuple[int, ...]], jax.Array]
+"""From a kernel, its update and the axes of a slice to the update to make instead."""
+
+
+def _centralizing_step(param: jax.Array, update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return update - slice_mean(param + update, axes)
+
+
+def _step_onto(project: Callable[[jax.Array, tuple[int, ...]], jax.Array]) -> Step:
+    return lambda param, update, axes: project(param + update, axes) - param
+
+
+def _transform_params(
+    name: str, step: Step, area: Area, axes: Axes, mask: Mask
+) -> optax.GradientTransformationExtraArgs:
+    """A transform that replaces the updates of kernels by `step`, in their working precision."""
+    check_selection(area, axes, mask)
+
+    def step_leaf(leaf, param):
+        if leaf.axes is None:
+            return leaf.value
+        param, update = widened(param), widened(leaf.value)
+        dtype = jnp.promote_types(param.dtype, update.dtype)
+        stepped = step(param.astype(dtype), update.astype(dtype), leaf.axes)
+        return stepped.astype(leaf.value.dtype)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError(
+                f"{name} needs the current parameters: call update(updates, state, params)."
+            )
+        leaves, treedef = select(updates, area, axes, mask)
+        return treedef.unflatten(
+            map(step_leaf, leaves, match(leaves, params, ("updates", "params")))
+        ), state
+
+    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
+
+
+def _checking_init(area: Area, axes: Axes, mask: Mask) -> optax.TransformInitFn:
+    """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters."""
+
+    def init_fn(params):
+        select(params, area, axes, mask)
+        return optax.EmptyState()
+
+    return init_fn
