@@ -1,0 +1,208 @@
+"""The layers that the paper's networks are made of, with the conventions of its framework, dlib."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Norm = Literal["batch", "layer", "instance"]
+"""Batch, layer or instance normalization: Eqs. 5, 6 and 7 of the paper."""
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+Hook = Callable[[jax.Array], jax.Array]
+"""What is done to the output of each convolution and dense layer."""
+
+BATCH_NORM_MOMENTUM = 0.99  # close to dlib's moving average over a window of 100 batches
+EPSILON = 1e-4
+
+
+def formula_16(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Draws a kernel from U(-b, b) with b = sqrt(6 / (inputs + filters)).
+
+    `inputs` counts what one output unit sums over: height * width * input channels of a
+    convolution. `filters` counts output channels, not times the kernel's area as in
+    `jax.nn.initializers.glorot_uniform`, whose bound is smaller for every kernel above 1x1.
+    Transposed convolutions count the same way.
+
+    Args:
+      key: a random key.
+      shape: (..., in, out), of a convolution, a transposed convolution or a dense layer.
+      dtype: of the result.
+
+    Returns:
+      An array of `shape`.
+
+    Example:
+      >>> import jax
+      >>> kernel = formula_16(jax.random.key(0), (3, 3, 64, 64))
+      >>> print(f"{abs(kernel).max():.4f}")  # sqrt(6 / (3 * 3 * 64 + 64))
+      0.0968
+
+    References:
+      Glorot and Bengio (2010), formula 16, as dlib counts; named in Section 5 of the paper.
+    """
+    *inputs, filters = shape
+    bound = math.sqrt(6 / (math.prod(inputs) + filters))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Conv(nnx.Conv):
+    """A 2-D convolution followed by a hook.
+
+    Stride 1 keeps height and width (padding k // 2 on each side, odd k); larger strides pad
+    nothing.
+    """
+
+    def __init__(
+        self, in_features: int, filters: int, size: int, stride: int, hook: Hook, rngs: nnx.Rngs
+    ):
+        super().__init__(
+            in_features,
+            filters,
+            (size, size),
+            strides=stride,
+            padding=size // 2 if stride == 1 else 0,
+            kernel_init=formula_16,
+            rngs=rngs,
+        )
+        self.hook = hook
+
+    def __call__(self, inputs, *args, **kwargs):
+        return self.hook(super().__call__(inputs, *args, **kwargs))
+
+
+class ConvTranspose(nnx.ConvTranspose):
+    """A 2-D transposed convolution followed by a hook.
+
+    n pixels become stride * (n - 1) + k - 2 * padding, with the padding of `Conv`. The kernel is
+    (y, x, in, out), as a convolution's: `transpose_kernel` is left off, so one rule for the axes
+    fits both.
+    """
+
+    def __init__(
+        self, in_features: int, filters: int, size: int, stride: int, hook: Hook, rngs: nnx.Rngs
+    ):
+        super().__init__(
+            in_features,
+            filters,
+            (size, size),
+            strides=stride,
+            # JAX pads the dilated input, so no padding in the sense above means k - 1 here.
+            padding=size - 1 - (size // 2 if stride == 1 else 0),
+            kernel_init=formula_16,
+            rngs=rngs,
+        )
+        self.hook = hook
+
+    def __call__(self, inputs):
+        return self.hook(super().__call__(inputs))
+
+
+class Dense(nnx.Linear):
+    """A dense layer followed by a hook."""
+
+    def __init__(self, in_features: int, out_features: int, hook: Hook, rngs: nnx.Rngs):
+        super().__init__(in_features, out_features, kernel_init=formula_16, rngs=rngs)
+        self.hook = hook
+
+    def __call__(self, inputs, *args, **kwargs):
+        return self.hook(super().__call__(inputs, *args, **kwargs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers of one network, which share normalization, hook and random keys.
+
+    Attributes:
+      norm: which normalization follows the convolutions; None for none.
+      after_layer: applied to the output of each convolution and dense layer; None for nothing.
+      rngs: where the initial kernels' keys come from.
+    """
+
+    norm: Norm | None
+    after_layer: Hook | None
+    rngs: nnx.Rngs
+
+    def __post_init__(self):
+        if self.norm is not None and self.norm not in NORMS:
+            raise ValueError(
+                f"norm must be one of {', '.join(map(repr, NORMS))} or None, got {self.norm!r}."
+            )
+        if self.after_layer is not None and not callable(self.after_layer):
+            raise TypeError(
+                "after_layer must be a function from an array to an array, or None, "
+                f"got {self.after_layer!r}."
+            )
+        if not isinstance(self.rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {self.rngs!r}.")
+
+    @property
+    def _hook(self) -> Hook:
+        return _identity if self.after_layer is None else self.after_layer
+
+    def conv(self, in_features: int, filters: int, size: int, stride: int = 1) -> Conv:
+        return Conv(in_features, filters, size, stride, self._hook, self.rngs)
+
+    def conv_transpose(
+        self, in_features: int, filters: int, size: int, stride: int = 1
+    ) -> ConvTranspose:
+        return ConvTranspose(in_features, filters, size, stride, self._hook, self.rngs)
+
+    def dense(self, in_features: int, out_features: int) -> Dense:
+        return Dense(in_features, out_features, self._hook, self.rngs)
+
+    def normalize(self, features: int) -> Callable[[jax.Array], jax.Array]:
+        if self.norm == "batch":
+            return nnx.BatchNorm(
+                features, momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, rngs=self.rngs
+            )
+        if self.norm == "layer":
+            return nnx.LayerNorm(
+                features, reduction_axes=(1, 2, 3), epsilon=EPSILON, rngs=self.rngs
+            )
+        if self.norm == "instance":
+            return nnx.InstanceNorm(features, epsilon=EPSILON, rngs=self.rngs)
+        return _identity
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """The largest of each 2x2 square; an odd last row or column is dropped.
+
+    Equal maxima share the gradient, where `nnx.max_pool` gives it to the first. In exchange this is
+    the faster form on a CPU, forward and backward.
+    """
+    return _squares(x).max((2, 4))
+
+
+def avg_pool_2x2(x: jax.Array) -> jax.Array:
+    """The mean of each 2x2 square; an odd last row or column is dropped."""
+    return _squares(x).mean((2, 4))
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    n, height, width, channels = x.shape
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    return even.reshape(n, height // 2, 2, width // 2, 2, channels)
+
+
+def check_images(images: jax.Array, sides: str, fits: Callable[[int, int], bool]) -> None:
+    """Rejects images that are not floating (batch, height, width, 3) with sides that fit."""
+    shape = jnp.shape(images)
+    if len(shape) != 4 or shape[-1] != 3 or not fits(*shape[1:3]):
+        raise ValueError(
+            f"images must have the shape (batch, height, width, 3), {sides}, got {shape}."
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images must be floating and normalized, got {images.dtype}. Convert them first, "
+            "for example (images - mean) / 256."
+        )
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
