@@ -9,7 +9,7 @@ dense layer `hidden`, the output layer `head`.
 """
 
 try:
-    import flax.nnx  # noqa: F401
+    import flax  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "flax":
         raise
