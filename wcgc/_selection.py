@@ -28,12 +28,14 @@ class Leaf:
       key: the leaf's path.
       value: the leaf itself.
       axes: the axes that a slice spans; None if the leaf is left alone.
+      kernel_axes: which axis of the leaf is what; None if the leaf is left alone.
       reason: why the leaf is left alone; empty if it is not.
     """
 
     key: Key
     value: Any
     axes: tuple[int, ...] | None
+    kernel_axes: KernelAxes | None = None
     reason: str = ""
 
 
@@ -107,7 +109,7 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
 
 def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in: bool) -> Leaf:
     def alone(reason: str) -> Leaf:
-        return Leaf(key, leaf, None, reason)
+        return Leaf(key, leaf, None, reason=reason)
 
     if is_empty(leaf):
         return alone("empty node")
@@ -132,7 +134,7 @@ def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in:
         return alone("no elements")
     if math.prod(leaf.shape[axis] for axis in spanned) == 1:
         return alone("slices of one element")
-    return Leaf(key, leaf, spanned)
+    return Leaf(key, leaf, spanned, axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +185,12 @@ def _lookup(
                 f"{argument.name} do not match the tree: there is no entry for {path_of(key)!r} "
                 f"among {_paths(entries)}."
             )
-    for key in entries:
-        # What a mask has cut away may still be named, and a tree without leaves takes any entries.
-        if leaves and key not in present and _prefix(key, cut) is None:
+    for key, entry in entries.items():
+        # What a mask has cut away may still be named, a tree without leaves takes any entries, and
+        # None asks for nothing, so that axes read off a whole model serve a part of its state.
+        if entry is None or not leaves:
+            continue
+        if key not in present and _prefix(key, cut) is None:
             raise ValueError(
                 f"{argument.name} do not match the tree: there is no leaf {path_of(key)!r} among "
                 f"{_paths(dict(leaves))}."
