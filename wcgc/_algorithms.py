@@ -43,7 +43,7 @@ def algorithm_2(
       The optimizer. Its `update` needs `params`; see the warnings of `centralize_params`.
 
     Raises:
-      TypeError: as `centralize_params`.
+      TypeError: as `centralize_params`, or `momentum` is not a number.
       ValueError: as `centralize_params`, or `momentum` is out of range.
 
     Example:
@@ -111,7 +111,7 @@ def algorithm_3(
       The optimizer. Its `update` needs `params`; see the warnings of `centralize_params`.
 
     Raises:
-      TypeError: as `centralize_params`.
+      TypeError: as `centralize_params`, or `b1`, `b2` or `eps` is not a number.
       ValueError: as `centralize_params`, or `b1`, `b2` or `eps` is out of range.
 
     Example:

@@ -1,6 +1,7 @@
 """Checks of numeric arguments, which may be traced (as by `optax.inject_hyperparams`)."""
 
 from collections.abc import Callable
+from numbers import Real
 
 import jax
 from jax.core import Tracer
@@ -10,8 +11,20 @@ Scalar = float | jax.Array
 
 
 def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar], bool]) -> None:
-    """Raises a ValueError that says what is wanted if `value` is known and does not hold."""
-    if not isinstance(value, Tracer) and not holds(value):
+    """Raises an error that says what is wanted if `value` is known and does not hold.
+
+    Raises:
+      TypeError: `value` is not a number.
+      ValueError: `value` does not hold.
+    """
+    if isinstance(value, Tracer):
+        return
+    if not (isinstance(value, Real) or getattr(value, "ndim", None) == 0):
+        raise TypeError(
+            f"{name} must be a number, got {value!r}. For a schedule, wrap the transform in "
+            "optax.inject_hyperparams."
+        )
+    if not holds(value):
         raise ValueError(f"{name} must be {wanted}, got {value}.")
 
 
