@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -91,14 +91,16 @@ def flatten(tree: Any) -> tuple[list[tuple[Key, Any]], Any]:
         if _is_nnx_variable(node)
     }
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_empty)
-    # An NNX variable is a node of its own above its array, but only until it is made pure.
-    return [
-        (_key(path[:-1] if path[:-1] in variables else path), leaf) for path, leaf in leaves
-    ], treedef
+    return [(_key(path, variables), leaf) for path, leaf in leaves], treedef
 
 
-def _key(path: tuple[Any, ...]) -> Key:
-    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+def _key(path: tuple[Any, ...], variables: Collection[tuple[Any, ...]]) -> Key:
+    # An NNX variable is a node of its own above what it holds, but only until it is made pure.
+    return tuple(
+        jax.tree_util.keystr((entry,), simple=True)
+        for depth, entry in enumerate(path)
+        if path[:depth] not in variables
+    )
 
 
 def _is_nnx_variable(node: Any) -> bool:
