@@ -39,7 +39,7 @@ def centralize_error(
       `x`. Reverse-mode differentiation only.
 
     Raises:
-      TypeError: `x` is not floating or complex.
+      TypeError: `x` is not a floating or complex array.
       ValueError: `area` is none of the four, or the axes are out of range or the same.
 
     Example:
@@ -84,7 +84,7 @@ def standardize_error(
       `x`. Reverse-mode differentiation only.
 
     Raises:
-      TypeError: `x` is not floating or complex.
+      TypeError: `x` is not a floating or complex array, or `eps` is not a number.
       ValueError: as `centralize_error`, or `eps` is negative.
 
     Example:
@@ -120,12 +120,13 @@ def _project_error(x: jax.Array, project: Callable[[jax.Array], jax.Array]) -> j
 def _slice_axes(
     x: jax.Array, area: ErrorArea, channel_axis: int, sample_axis: int
 ) -> tuple[int, ...]:
-    """The axes that one slice spans; empty if slices have one element."""
+    """The axes that one slice spans; empty if slices have one element or there are none."""
     if area not in get_args(ErrorArea):
         choices = ", ".join(map(repr, get_args(ErrorArea)))
         raise ValueError(f"area must be one of {choices}, got {area!r}.")
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(f"x must be floating or complex to carry an error, got dtype {x.dtype}.")
+    if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)):
+        got = f"dtype {x.dtype}" if hasattr(x, "dtype") else repr(x)
+        raise TypeError(f"x must be a floating or complex array to carry an error, got {got}.")
     for name, axis in ("channel_axis", channel_axis), ("sample_axis", sample_axis):
         if not -x.ndim <= axis < x.ndim:
             raise ValueError(f"{name}={axis} is out of range for activations of shape {x.shape}.")
@@ -142,4 +143,4 @@ def _slice_axes(
         "instance": (sample, channel),
     }[area]
     axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
-    return axes if any(x.shape[axis] > 1 for axis in axes) else ()
+    return axes if x.size and any(x.shape[axis] > 1 for axis in axes) else ()
