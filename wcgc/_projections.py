@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from wcgc._axes import FLAX, Area
 from wcgc._checks import Scalar, check_eps, check_norm
-from wcgc._selection import Axes, Mask, select
+from wcgc._selection import Axes, Leaf, Mask, select
 
 DEFAULT_EPS = 1e-10
 
@@ -31,7 +31,8 @@ def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
     """`x` with mean 0 and standard deviation 1 over `axes`."""
-    x = centralized_array(x, axes)
+    # Twice, since the first time leaves rounding errors behind, all that a constant slice then has.
+    x = centralized_array(centralized_array(x, axes), axes)
     deviation = _root_mean_square(x, axes)
     return x / jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation))).astype(x.dtype)
 
@@ -118,7 +119,7 @@ def standardize(
       A tree of the same structure, shapes and dtypes.
 
     Raises:
-      TypeError: `axes` or `mask` holds something else than documented.
+      TypeError: `axes` or `mask` holds something else than documented, or `eps` is not a number.
       ValueError: as `centralize`, or `eps` is negative.
 
     Example:
@@ -160,7 +161,7 @@ def normalize(
       A tree of the same structure, shapes and dtypes.
 
     Raises:
-      TypeError: `axes` or `mask` holds something else than documented.
+      TypeError: `axes` or `mask` holds something else than documented, or `norm` is not a number.
       ValueError: as `centralize`, or `norm` is not positive.
 
     Example:
@@ -186,17 +187,19 @@ def map_kernels(
 ) -> Any:
     """Applies `project(kernel, slice_axes)` to the kernels of `tree` in their working precision."""
     leaves, treedef = select(tree, area, axes, mask)
-    return treedef.unflatten(
-        leaf.value
-        if leaf.axes is None
-        else project(widened(leaf.value), leaf.axes).astype(leaf.value.dtype)
-        for leaf in leaves
-    )
+
+    def map_leaf(leaf: Leaf) -> Any:
+        if leaf.axes is None:
+            return leaf.value
+        # JAX may not have the dtype of a NumPy leaf: float64 is float32 unless x64 is enabled.
+        kernel = jnp.asarray(leaf.value)
+        return project(widened(kernel), leaf.axes).astype(kernel.dtype)
+
+    return treedef.unflatten(map(map_leaf, leaves))
 
 
-def widened(x: jax.typing.ArrayLike) -> jax.Array:
+def widened(x: jax.Array) -> jax.Array:
     """`x` in float32 if its own dtype has fewer bits."""
-    x = jnp.asarray(x)
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 

@@ -131,7 +131,7 @@ def standardize_params(
       A stateless transform. Its `update` needs `params`.
 
     Raises:
-      TypeError: as `centralize_params`.
+      TypeError: as `centralize_params`, or `eps` is not a number.
       ValueError: as `centralize_params`, or `eps` is negative.
 
     Example:
@@ -173,7 +173,7 @@ def normalize_params(
       A stateless transform. Its `update` needs `params`.
 
     Raises:
-      TypeError: as `centralize_params`.
+      TypeError: as `centralize_params`, or `norm` is not a number.
       ValueError: as `centralize_params`, or `norm` is not positive.
 
     Example:
@@ -270,10 +270,11 @@ def _transform_params(
     def step_leaf(leaf, param):
         if leaf.axes is None:
             return leaf.value
-        param, update = widened(param), widened(leaf.value)
-        dtype = jnp.promote_types(param.dtype, update.dtype)
-        stepped = step(param.astype(dtype), update.astype(dtype), leaf.axes)
-        return stepped.astype(leaf.value.dtype)
+        param, update = jnp.asarray(param), jnp.asarray(leaf.value)
+        wide_param, wide_update = widened(param), widened(update)
+        dtype = jnp.promote_types(wide_param.dtype, wide_update.dtype)
+        stepped = step(wide_param.astype(dtype), wide_update.astype(dtype), leaf.axes)
+        return stepped.astype(update.dtype)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
