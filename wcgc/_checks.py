@@ -1,7 +1,6 @@
 """Checks of numeric arguments, which may be traced (as by `optax.inject_hyperparams`)."""
 
 from collections.abc import Callable
-from numbers import Real
 
 import jax
 from jax.core import Tracer
@@ -19,7 +18,7 @@ def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar]
     """
     if isinstance(value, Tracer):
         return
-    if not (isinstance(value, Real) or getattr(value, "ndim", None) == 0):
+    if not (isinstance(value, int | float) or getattr(value, "ndim", None) == 0):
         raise TypeError(
             f"{name} must be a number, got {value!r}. For a schedule, wrap the transform in "
             "optax.inject_hyperparams."
