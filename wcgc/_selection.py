@@ -121,8 +121,8 @@ def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in:
         return alone("mask is False")
     if axes is None:
         return alone("axes are None")
-    if len(leaf.shape) - batch_count(axes) < 2:
-        return alone("fewer than two axes beside batch axes")
+    if len(leaf.shape) - (batches := batch_count(axes)) < 2:
+        return alone("fewer than two axes" + (" beside batch axes" if batches else ""))
     try:
         spanned = slice_axes(area, axes, len(leaf.shape))
     except ValueError as error:
