@@ -2,7 +2,10 @@
 
 from wcgc._algorithms import algorithm_2, algorithm_3
 from wcgc._axes import EQUINOX, FLAX, KernelAxes
+from wcgc._axes_of import axes_of
 from wcgc._error_signal import centralize_error, standardize_error
+from wcgc._explain import explain
+from wcgc._measure import measure
 from wcgc._paths import by_path
 from wcgc._projections import centralize, normalize, standardize
 from wcgc._transforms import (
@@ -19,12 +22,15 @@ __all__ = [
     "KernelAxes",
     "algorithm_2",
     "algorithm_3",
+    "axes_of",
     "by_path",
     "centralize",
     "centralize_error",
     "centralize_gradients",
     "centralize_params",
     "centralized",
+    "explain",
+    "measure",
     "normalize",
     "normalize_params",
     "standardize",

@@ -1,0 +1,254 @@
+"""The axes of each kernel of a Flax NNX model, read off its modules."""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from wcgc._axes import KernelAxes
+
+Path = tuple[str | int, ...]
+
+Layout = tuple[tuple[str, int | None], ...]
+"""The role and, where the module knows it, the length of each axis of a kernel."""
+
+
+def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
+    """Reads which axis of each kernel is what off the modules of a Flax NNX model.
+
+    Known are the kernels of `Conv` (grouped and depthwise too), `ConvTranspose` (with either
+    `transpose_kernel`), `Linear`, `LinearGeneral`, `Einsum` and `LoRA`, and with them those of
+    `MultiHeadAttention` and the recurrent cells, which are made of these. Biases, embeddings and
+    the scales of norms are left alone.
+
+    Axes that a kernel has beyond those its module was configured with, as `nnx.vmap` makes for
+    `nnx.scan`, are batch axes. They are told apart by their lengths; where the lengths fit in
+    several ways, they are taken to lead, which is where NNX puts them unless told otherwise.
+
+    The kernel of a grouped convolution holds the inputs of one group. Its slices of the area
+    `"channel"` therefore run through the filters of all groups, each of which reads another channel
+    there.
+
+    .. warning::
+      A parameter whose axes cannot be read is left alone, with a warning that names it: one that a
+      module of another type holds itself, one whose shape does not fit its module, and one that
+      modules share without agreeing on its axes. Set its axes in the result to centralize it.
+
+    Args:
+      model: an NNX module. Only shapes are read, so it may come from `nnx.eval_shape`.
+      wrt: an NNX filter that selects the trained variables, as in `nnx.Optimizer`; None is
+        `nnx.Param`. All others are left alone.
+
+    Returns:
+      Nested dictionaries with the keys of `nnx.state(model)` and a `KernelAxes` or None for each
+      leaf. It serves as `axes` for the model itself and for its state, whole or filtered by `wrt`,
+      pure or not.
+
+    Raises:
+      ImportError: flax is not installed.
+      TypeError: `model` is not an NNX module.
+
+    Example:
+      >>> import wcgc
+      >>> from flax import nnx
+      >>> model = nnx.MultiHeadAttention(num_heads=4, in_features=32, rngs=nnx.Rngs(0))
+      >>> axes = wcgc.axes_of(model)
+      >>> axes["query"]
+      {'bias': None, 'kernel': KernelAxes(in_axis=-3, out_axis=(-2, -1), batch_axis=())}
+      >>> axes["out"]["kernel"]
+      KernelAxes(in_axis=(-3, -2), out_axis=-1, batch_axis=())
+      >>> params = wcgc.centralize(nnx.state(model, nnx.Param), axes=axes)
+    """
+    nnx = _import_nnx()
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"axes_of reads a Flax NNX module, got {type(model).__name__}. Give it the model "
+            "rather than its state. Axes for Linen, Haiku, Equinox and other parameters are chosen "
+            "with by_path."
+        )
+    wanted = nnx.state(model, nnx.Param if wrt is None else wrt)
+    read = _read(model, dict(nnx.to_flat_state(wanted)), nnx)
+    result: dict[str, Any] = {}
+    for path, _ in nnx.to_flat_state(nnx.state(model)):
+        axes, doubt = read.get(path, (None, ""))
+        if doubt:
+            entry = "".join(f"[{key!r}]" for key in path)
+            warnings.warn(
+                f"axes_of leaves {_text(path)!r} alone, since {doubt}. To centralize it, set "
+                f"axes{entry} of the result to a wcgc.KernelAxes.",
+                stacklevel=2,
+            )
+        node = result
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = axes
+    return result
+
+
+def _import_nnx() -> ModuleType:
+    # Here rather than at the top of the file, since flax is no dependency of this package.
+    try:
+        from flax import nnx
+    except ImportError as error:
+        raise ImportError(
+            "axes_of reads Flax NNX models and needs flax: pip install flax. Axes for other "
+            "parameters are chosen with by_path."
+        ) from error
+    return nnx
+
+
+def _read(
+    model: Any, variables: dict[Path, Any], nnx: ModuleType
+) -> dict[Path, tuple[KernelAxes | None, str]]:
+    """The axes of each variable, or None and, if it may be a kernel all the same, the doubt."""
+    modules = dict(nnx.iter_modules(model))
+    layouts = {path: _layouts(module, nnx) for path, module in modules.items()}
+    holders: dict[int, list[tuple[Path, Layout | None]]] = {}
+    for path, module in modules.items():
+        for name, layout in layouts[path].items():
+            held = getattr(module, name, None)
+            if isinstance(held, nnx.Variable):
+                holders.setdefault(id(held), []).append(((*path, name), layout))
+
+    def read(path, variable):
+        value = variable.get_value() if isinstance(variable, nnx.Variable) else variable
+        shape = tuple(getattr(value, "shape", ()))
+        if id(variable) in holders:
+            return _agreed_axes(holders[id(variable)], shape)
+        owner = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in modules)
+        if path[len(owner)] in layouts[owner] or len(shape) < 2:
+            return None, ""
+        return None, f"it does not know what {type(modules[owner]).__name__} does with it"
+
+    return {path: read(path, variable) for path, variable in variables.items()}
+
+
+def _text(path: Path) -> str:
+    return "/".join(map(str, path))
+
+
+def _layouts(module: Any, nnx: ModuleType) -> dict[str, Layout | None]:
+    """The layout of each parameter that `module` itself holds, None if it is not a kernel.
+
+    What is missing here, all of it for an unknown type of module, is not known.
+    """
+    match module:
+        case nnx.Conv():
+            fan_in = module.in_features // module.feature_group_count
+            kernel = (*_spatial(module), ("in", fan_in), ("out", module.out_features))
+        case nnx.ConvTranspose() if module.transpose_kernel:
+            kernel = (
+                *_spatial(module),
+                ("out", module.out_features),
+                ("in", module.in_features),
+            )
+        case nnx.ConvTranspose():
+            kernel = (
+                *_spatial(module),
+                ("in", module.in_features),
+                ("out", module.out_features),
+            )
+        case nnx.Linear():
+            kernel = (("in", module.in_features), ("out", module.out_features))
+        case nnx.LinearGeneral():
+            kernel = (
+                *(("batch", size) for size in module.batch_axis.values()),
+                *(("in", size) for size in module.in_features),
+                *(("out", size) for size in module.out_features),
+            )
+        case nnx.Einsum():
+            return {"bias": None} | _einsum_layout(module)
+        case nnx.LoRA():
+            return {
+                "lora_a": (("in", module.in_features), ("out", None)),
+                "lora_b": (("in", None), ("out", module.out_features)),
+            }
+        case nnx.Embed():
+            return {"embedding": None}
+        case nnx.BatchNorm() | nnx.LayerNorm() | nnx.RMSNorm() | nnx.GroupNorm():
+            return {"scale": None, "bias": None}
+        case nnx.InstanceNorm():
+            return {"scale": None, "bias": None}
+        case nnx.WeightNorm():
+            return {"scales": None}
+        case nnx.PReLU():
+            return {"negative_slope": None}
+        case _:
+            return {}
+    return {"kernel": kernel, "bias": None}
+
+
+def _spatial(module: Any) -> Iterator[tuple[str, int]]:
+    return (("spatial", size) for size in module.kernel_size)
+
+
+def _einsum_layout(module: Any) -> dict[str, Layout | None]:
+    operands, result = module.einsum_str.split("->")
+    inputs, kernel = operands.split(",")
+    if len(kernel.replace("...", "")) == len(module.kernel_shape):
+        kernel = kernel.replace("...", "")
+    roles = {
+        (True, True): "batch",
+        (True, False): "in",
+        (False, True): "out",
+        (False, False): "in",  # summed over within the kernel
+    }
+    layout = tuple(
+        (roles[letter in inputs, letter in result], size)
+        for letter, size in zip(kernel, module.kernel_shape, strict=False)
+    )
+    present = {role for role, _ in layout}
+    if "in" not in present:
+        return {"kernel": None}
+    if "out" not in present or "." in kernel or len(set(kernel)) < len(kernel):
+        return {}
+    return {"kernel": layout}
+
+
+def _agreed_axes(
+    held: list[tuple[Path, Layout | None]], shape: tuple[int, ...]
+) -> tuple[KernelAxes | None, str]:
+    """The axes that all holders of a variable give it, or None and why there are none."""
+    choices: dict[KernelAxes | None, Path] = {}
+    for path, layout in held:
+        axes, doubt = (None, "") if layout is None else _placed(layout, shape)
+        if doubt:
+            return None, doubt
+        choices.setdefault(axes, path)
+    if len(choices) > 1:
+        users = " and ".join(f"{_text(path)!r} as {axes}" for axes, path in choices.items())
+        return None, f"the modules that share it disagree about it: {users}"
+    return next(iter(choices)), ""
+
+
+def _placed(layout: Layout, shape: tuple[int, ...]) -> tuple[KernelAxes | None, str]:
+    """The axes of a kernel of `shape`, or None and why they cannot be told."""
+    extra = len(shape) - len(layout)
+    stackings = itertools.combinations(range(len(shape)), extra) if extra >= 0 else ()
+    fitting = [stacked for stacked in stackings if _fits(layout, shape, stacked)]
+    configured = ", ".join(role if size is None else f"{role} {size}" for role, size in layout)
+    if not fitting:
+        return None, f"it has shape {shape}, but its module is configured for {configured}"
+    stacked = fitting[0]
+    if len(fitting) > 1 and stacked != tuple(range(extra)):
+        return None, f"its shape {shape} can be read as {configured} in several ways"
+    places: dict[str, list[int]] = {"in": [], "out": [], "batch": list(stacked), "spatial": []}
+    for (role, _), axis in zip(layout, _without(shape, stacked), strict=True):
+        places[role].append(axis if role == "batch" else axis - len(shape))
+    in_axis, out_axis, batch_axis = (
+        places[role][0] if len(places[role]) == 1 else tuple(sorted(places[role]))
+        for role in ("in", "out", "batch")
+    )
+    return KernelAxes(in_axis, out_axis, batch_axis), ""
+
+
+def _fits(layout: Layout, shape: tuple[int, ...], stacked: tuple[int, ...]) -> bool:
+    return all(
+        size in (None, shape[axis])
+        for (_, size), axis in zip(layout, _without(shape, stacked), strict=True)
+    )
+
+
+def _without(shape: tuple[int, ...], stacked: tuple[int, ...]) -> list[int]:
+    return [axis for axis in range(len(shape)) if axis not in stacked]

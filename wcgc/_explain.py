@@ -1,0 +1,157 @@
+"""What centralization will do to each leaf of a tree, as a table and as data."""
+
+import dataclasses
+import math
+from typing import Any
+
+from wcgc._axes import FLAX, Area
+from wcgc._paths import path_of
+from wcgc._selection import Axes, Leaf, Mask, select
+from wcgc._table import Row, Table
+
+TITLES: dict[Area, str] = {
+    "tensor": 'area "tensor": one mean per output filter',
+    "channel": 'area "channel": one mean per input channel',
+    "instance": 'area "instance": one mean per (in, out) pair',
+    "global": 'area "global": one mean per kernel',
+}
+"""What stands above a table about an area."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafPlan:
+    """What centralization does to one leaf.
+
+    Attributes:
+      path: the leaf's path, as `by_path` sees it; empty if the tree is a single array.
+      shape: the leaf's shape; None if it has none.
+      size: how many elements it has; 0 if it has no shape.
+      averaged: the axes that each mean is taken over; None if the leaf is left alone.
+      roles: what each axis is, "in", "out", "batch" or "spatial"; empty if the leaf is left alone.
+      slices: how many means are taken; 0 if the leaf is left alone.
+      slice_size: how many elements each mean is taken over; 0 if the leaf is left alone.
+      reason: why the leaf is left alone; empty if it is not.
+    """
+
+    path: str
+    shape: tuple[int, ...] | None
+    size: int
+    averaged: tuple[int, ...] | None
+    roles: tuple[str, ...]
+    slices: int
+    slice_size: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Explanation:
+    """What centralization does to a tree, leaf by leaf. It prints as a table.
+
+    Attributes:
+      area: what one mean is taken over.
+      rows: one `LeafPlan` per leaf, in the order of the tree.
+    """
+
+    area: Area
+    rows: tuple[LeafPlan, ...]
+
+    @property
+    def centralized(self) -> int:
+        """How many elements lie in the leaves that are centralized."""
+        return sum(row.size for row in self.rows if row.averaged is not None)
+
+    @property
+    def total(self) -> int:
+        """How many elements all leaves have."""
+        return sum(row.size for row in self.rows)
+
+    def __repr__(self) -> str:
+        return str(self._table())
+
+    def __rich__(self) -> Any:
+        return self._table().rich()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+    def _table(self) -> Table:
+        chosen = [row for row in self.rows if row.averaged is not None]
+        share = 100 * self.centralized / self.total if self.total else 0.0
+        return Table(
+            title=TITLES[self.area],
+            headings=("leaf", "shape", "averaged over", "slices", "of size"),
+            right=frozenset({3, 4}),
+            rows=tuple(map(_line, self.rows)),
+            summary=(
+                f"{self.centralized:,} of {self.total:,} parameters ({share:.1f} %) in "
+                f"{len(chosen)} of {len(self.rows)} leaves are centralized, with "
+                f"{sum(row.slices for row in chosen):,} means."
+            ),
+        )
+
+
+def explain(
+    params: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None
+) -> Explanation:
+    """Shows what centralization would do to each leaf, or why it would leave it alone.
+
+    Args:
+      params: arrays, or anything with a shape and a dtype such as `jax.ShapeDtypeStruct`, in any
+        containers.
+      area: what one mean is taken over; see `centralize`.
+      axes: which axis is what; see `centralize`.
+      mask: which leaves to touch; see `centralize`.
+
+    Returns:
+      A table that prints in a terminal and renders in a notebook. Its `rows` are the same as data.
+
+    Raises:
+      TypeError: as `centralize`.
+      ValueError: as `centralize`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, wcgc
+      >>> params = {"conv": {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)},
+      ...           "gate": {"kernel": jnp.ones((1, 4))}}
+      >>> wcgc.explain(params)
+      area "tensor": one mean per output filter
+      <BLANKLINE>
+      leaf         shape          averaged over                      slices  of size
+      -----------  -------------  ---------------------------------  ------  -------
+      conv/bias    (16,)          left alone: fewer than two axes
+      conv/kernel  (3, 3, 8, 16)  (0, 1, 2) = spatial, spatial, in       16       72
+      gate/kernel  (1, 4)         left alone: slices of one element
+      -----------  -------------  ---------------------------------  ------  -------
+      1,152 of 1,172 parameters (98.3 %) in 1 of 3 leaves are centralized, with 16 means.
+      >>> wcgc.explain(params).rows[1].slice_size
+      72
+    """
+    leaves, _ = select(params, area, axes, mask)
+    return Explanation(area, tuple(map(_plan, leaves)))
+
+
+def _plan(leaf: Leaf) -> LeafPlan:
+    path = path_of(leaf.key)
+    shape = getattr(leaf.value, "shape", None)
+    size = 0 if shape is None else math.prod(shape)
+    if shape is None or leaf.axes is None or leaf.kernel_axes is None:
+        return LeafPlan(path, shape, size, None, (), 0, 0, leaf.reason)
+    names = ("in", "out", "batch", "spatial")
+    role_of = {
+        axis: name
+        for name, axes in zip(names, leaf.kernel_axes.resolve(len(shape)), strict=True)
+        for axis in axes
+    }
+    roles = tuple(role_of[axis] for axis in range(len(shape)))
+    slice_size = math.prod(shape[axis] for axis in leaf.axes)
+    return LeafPlan(path, shape, size, leaf.axes, roles, size // slice_size, slice_size, "")
+
+
+def _line(row: LeafPlan) -> Row:
+    path = row.path or "(the array)"
+    shape = "" if row.shape is None else str(row.shape)
+    if row.averaged is None:
+        return Row((path, shape, f"left alone: {row.reason}", "", ""), muted=True)
+    axes = ", ".join(map(str, row.averaged))
+    names = ", ".join(row.roles[axis] for axis in row.averaged)
+    return Row((path, shape, f"({axes}) = {names}", f"{row.slices:,}", f"{row.slice_size:,}"))
