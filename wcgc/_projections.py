@@ -16,9 +16,16 @@ DEFAULT_EPS = 1e-10
 
 
 def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean over `axes`, kept as axes of length 1; finite wherever the true mean is."""
+    """The mean over `axes`, kept as axes of length 1."""
+    return jnp.mean(x, axis=axes, keepdims=True)
+
+
+def scaled_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean over `axes`, kept as axes of length 1, scaled before it is summed.
+
+    Scaling by a power of two is exact, and keeps the sum finite wherever the mean is.
+    """
     size = math.prod(x.shape[axis] for axis in axes)
-    # Scaled by a power of two, which is exact, a sum cannot overflow where its mean does not.
     scale = 2.0 ** -math.ceil(math.log2(size))
     total = jnp.sum(x * _like(scale, x), axis=axes, keepdims=True)
     return total / _like(size * scale, x)
@@ -54,7 +61,8 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
     `eps` the machine epsilon of the leaf's dtype and `eps_acc` that of the accumulation, the mean
     left in a slice of n elements of magnitude at most m is at most
     `(eps + 2 * n * eps_acc) * m + 2 * n * tiny`, where `tiny` is the smallest normal number. It is
-    not exactly zero, since subtracting rounds; in 16-bit this is what remains visible.
+    not exactly zero, since subtracting rounds; in 16-bit this is what remains visible. A slice
+    whose sum leaves the range of the accumulation (n * m above 3e38 in float32) becomes Inf or NaN.
 
     .. warning::
       Removing the mean of the kernels of a *pretrained* network changes the function it computes.

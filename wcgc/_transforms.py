@@ -14,6 +14,7 @@ from wcgc._projections import (
     centralized_array,
     map_kernels,
     normalized_array,
+    scaled_mean,
     slice_mean,
     standardized_array,
     widened,
@@ -254,7 +255,10 @@ Step = Callable[[jax.Array, jax.Array, tuple[int, ...]], jax.Array]
 
 
 def _centralizing_step(param: jax.Array, update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return update - slice_mean(param + update, axes)
+    # The mean of the sum would need the update as an array of its own, which costs as much as the
+    # optimizer's whole step. A scale of its own lets XLA compute this mean from what the optimizer
+    # stores anyway.
+    return update - (slice_mean(param, axes) + scaled_mean(update, axes))
 
 
 def _step_onto(project: Callable[[jax.Array, tuple[int, ...]], jax.Array]) -> Step:
