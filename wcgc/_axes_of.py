@@ -188,22 +188,22 @@ def _einsum_layout(module: Any) -> dict[str, Layout | None]:
     inputs, kernel = operands.split(",")
     if len(kernel.replace("...", "")) == len(module.kernel_shape):
         kernel = kernel.replace("...", "")
+    if "." in kernel or len(set(kernel)) < len(kernel):
+        return {}
     roles = {
         (True, True): "batch",
         (True, False): "in",
         (False, True): "out",
-        (False, False): "in",  # summed over within the kernel
+        (False, False): "spatial",  # summed over, but without an input of its own
     }
     layout = tuple(
         (roles[letter in inputs, letter in result], size)
-        for letter, size in zip(kernel, module.kernel_shape, strict=False)
+        for letter, size in zip(kernel, module.kernel_shape, strict=True)
     )
     present = {role for role, _ in layout}
     if "in" not in present:
         return {"kernel": None}
-    if "out" not in present or "." in kernel or len(set(kernel)) < len(kernel):
-        return {}
-    return {"kernel": layout}
+    return {"kernel": layout} if "out" in present else {}
 
 
 def _agreed_axes(
