@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from wcgc._axes import FLAX, Area
@@ -158,7 +159,7 @@ def _squared(x: jax.Array) -> jax.Array:
 def _combined(reduce: Callable[[jax.Array], jax.Array], values: dict[str, jax.Array]) -> jax.Array:
     if not values:
         return jnp.zeros(())
-    dtype = functools.reduce(jnp.promote_types, (value.dtype for value in values.values()))
+    dtype = np.result_type(*(value.dtype for value in values.values()))
     return reduce(jnp.stack([value.astype(dtype) for value in values.values()]))
 
 
