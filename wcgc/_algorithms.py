@@ -2,7 +2,7 @@
 
 import optax
 
-from wcgc._axes import FLAX, Area
+from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_number
 from wcgc._selection import Axes, Mask
 from wcgc._transforms import centralized
@@ -59,6 +59,7 @@ def algorithm_2(
       Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
       <https://arxiv.org/abs/2010.00866>`_, 2020, Algorithm 2.
     """
+    check_area(area)
     check_number("momentum", momentum, "at least 0 and below 1", lambda m: bool(0 <= m < 1))
     sgd = optax.chain(
         optax.ema(momentum, debias=False),
@@ -126,6 +127,7 @@ def algorithm_3(
     References:
       Fuhl and Kasneci, 2020, Algorithm 3.
     """
+    check_area(area)
     check_number("b1", b1, "at least 0 and below 1", lambda b: bool(0 <= b < 1))
     check_number("b2", b2, "above 0 and below 1", lambda b: bool(0 < b < 1))
     check_eps(eps)
