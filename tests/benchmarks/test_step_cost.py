@@ -1,0 +1,88 @@
+"""The cost of a whole training step with WC and GC against that of the plain optimizer.
+
+    python -m pytest tests/benchmarks/test_step_cost.py --benchmark-json=step_cost.json
+
+Forward, backward and update of the paper's networks at the paper's batch sizes. Each round runs the
+plain step, then the centralized one.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import wcgc
+import wcgc.models
+
+from cases import OPTIMIZERS
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+ROUNDS = 15
+
+BATCHES = {"a": (50, 32), "b": (50, 32), "c": (50, 32), "d": (10, 227)}
+"""Images a step and their side."""
+
+
+class Step:
+    """A compiled training step with the network and optimizer that it works on."""
+
+    def __init__(self, letter, tx):
+        classes = 21 if letter == "d" else 10
+        batch, side = BATCHES[letter]
+        rng = np.random.default_rng(0)
+        images = jnp.asarray(rng.normal(size=(batch, side, side, 3)), jnp.float32)
+        label_shape = (batch, side, side) if letter == "d" else (batch,)
+        labels = jnp.asarray(rng.integers(classes, size=label_shape))
+        model = wcgc.models.build(letter, classes, rngs=nnx.Rngs(0))
+        model.train()
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def step(params, rest, state):
+            def loss_fn(params):
+                model = nnx.merge(graph, params, rest, copy=True)
+                logits = model(images)
+                loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+                return loss, nnx.split(model, nnx.Param, ...)[2]
+
+            grads, rest = jax.grad(loss_fn, has_aux=True)(params)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), rest, state
+
+        self.arguments = params, rest, tx.init(params)
+        start = time.perf_counter()
+        self.compiled = jax.jit(step, donate_argnums=(0, 1, 2)).lower(*self.arguments).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self):
+        self.arguments = jax.block_until_ready(self.compiled(*self.arguments))
+
+
+@pytest.mark.parametrize("letter", BATCHES)
+def test_step(benchmark, letter):
+    optimizer = OPTIMIZERS["sgd" if letter == "d" else "adam"]
+    plain = Step(letter, optimizer())
+    centralized = Step(letter, wcgc.centralized(optimizer(), axes=wcgc.models.rules()))
+    plain_seconds = []
+
+    def time_plain():
+        start = time.perf_counter()
+        plain()
+        plain_seconds.append(time.perf_counter() - start)
+
+    for step in (plain, centralized):
+        step()
+    benchmark.pedantic(centralized, setup=time_plain, rounds=ROUNDS)
+    plain_median = float(np.median(plain_seconds))
+    benchmark.extra_info.update(
+        ratio=benchmark.stats.stats.median / plain_median,
+        plain_median_seconds=plain_median,
+        images_per_second=BATCHES[letter][0] / benchmark.stats.stats.median,
+        compile_ratio=centralized.compile_seconds / plain.compile_seconds,
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+    )
