@@ -1,0 +1,1 @@
+"""Programs that use wcgc; run them from the root of the repository."""

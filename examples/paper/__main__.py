@@ -1,0 +1,101 @@
+"""The command line: python -m examples.paper --help."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from examples.paper import runner
+from examples.paper.engine import Options
+from examples.paper.recipes import Drops
+from examples.paper.rows import Model, Row, Table, choose
+from examples.paper.voc import SplitName
+
+# Left to itself a GPU adds in whatever order, so that a seed would give other numbers each time.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which rows, and how they are trained."""
+
+    table: tyro.conf.Positional[Table]
+    """Table of the paper."""
+    model: Model | None = None
+    """Only the rows of this network."""
+    rows: str | None = None
+    """Only these rows: numbers such as 1,3-5, or the method with wildcards such as 'WC*'."""
+    seeds: int = 1
+    """How many seeds, counted from 0."""
+    epochs: int | None = None
+    """Passes over the training images; by itself the paper's, 300 for CIFAR and 800 for VOC2012."""
+    drops: Drops = "paper"
+    """When the learning rate falls tenfold: at the paper's epochs, in a shorter run at the same
+    shares of it; or late, at 60 % and 85 %."""
+    limit: int | None = None
+    """Use the first so many training and test images, for a trial."""
+    split: SplitName = "official"
+    """Of VOC2012: by the lists train and val, or by custom_train and custom_val."""
+    norm: Literal["batch", "layer", "instance"] = "batch"
+    """What stands for batch normalization in the rows that have it."""
+    stem: Literal["stride1", "cifar"] = "stride1"
+    """The beginning of network (b), which the paper leaves open."""
+    seeds_at_once: int = 1
+    """Train so many seeds of a row side by side; faster where one leaves the device idle."""
+
+    def chosen(self) -> list[Row]:
+        """The rows, at least one."""
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        return choose(self.table, self.model, self.rows)
+
+    def options(self) -> Options:
+        """What all of them are trained with."""
+        names = [field.name for field in dataclasses.fields(Options)]
+        return Options(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Selection):
+    """Train rows of a table. Runs that are done are skipped, killed ones go on where they were."""
+
+    data_dir: Path = Path.home() / ".cache" / "wcgc"
+    """Folder with the official archive of the data set, or with what it unpacks to."""
+    out: Path = Path("runs") / "paper"
+    """Folder for the results, a JSON-lines file for each table, and for checkpoints."""
+    checkpoint_every: int = 5
+    """Epochs between checkpoints."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        work = runner.Work(
+            rows=self.chosen(),
+            seeds=range(self.seeds),
+            options=self.options(),
+            data_dir=self.data_dir,
+            out=self.out,
+            seeds_at_once=self.seeds_at_once,
+            checkpoint_every=self.checkpoint_every,
+        )
+        if refused := runner.run(work):
+            raise SystemExit(f"Refused, since another process is at it: {'; '.join(refused)}")
+
+
+def main() -> None:
+    """Reads the command line and does what it says."""
+    if "xla_gpu_deterministic_ops" not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"table": Train}, prog="python -m examples.paper"
+    )
+    try:
+        command()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"examples.paper: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Goes through rows and seeds: what is done is skipped, what another process does is refused."""
+
+import contextlib
+import dataclasses
+import datetime
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import rich.console
+import rich.progress
+
+import wcgc
+from examples.paper import results, training
+from examples.paper.data import Data, load
+from examples.paper.engine import Engine, Options
+from examples.paper.rows import Row
+
+TEST_EVERY = {"CIFAR10": 1, "CIFAR100": 1, "VOC2012": 10}
+"""Epochs from one test to the next: a test on VOC2012 costs more than an epoch of training."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Rows and seeds to train, and where.
+
+    Attributes:
+      rows: of one table, and so of one data set.
+      seeds: of each row.
+      options: for all of them.
+      data_dir: where the data set is.
+      out: for results and checkpoints.
+      seeds_at_once: how many seeds of a row are trained side by side.
+      checkpoint_every: so many epochs.
+    """
+
+    rows: Sequence[Row]
+    seeds: Sequence[int]
+    options: Options
+    data_dir: Path
+    out: Path
+    seeds_at_once: int = 1
+    checkpoint_every: int = 5
+
+    def missing(self, row: Row) -> list[int]:
+        """The seeds of a row that have no record yet."""
+        records = results.read(results.path_of(self.out, row.table))
+        done = {results.name_of(record["run"]) for record in records}
+        return [
+            seed
+            for seed in self.seeds
+            if results.name_of(results.identity(row, seed, self.options)) not in done
+        ]
+
+
+def run(work: Work) -> list[str]:
+    """Trains what is not done yet, group by group, and appends the records.
+
+    Returns:
+      The runs that were refused because another process is at them.
+    """
+    todo = [(row, seeds) for row in work.rows if (seeds := work.missing(row))]
+    runs, left = len(work.rows) * len(work.seeds), sum(len(seeds) for _, seeds in todo)
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    console.print(f"{runs} runs, {runs - left} of them done already")
+    if not todo:
+        return []
+    data = load(work.rows[0].dataset, work.data_dir, work.options.split, work.options.limit)
+    refused: list[str] = []
+    columns = (
+        "{task.description}",
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        "epochs",
+        rich.progress.TimeElapsedColumn(),
+        "left:",
+        rich.progress.TimeRemainingColumn(),
+    )
+    # The speed is estimated over all epochs so far: a shorter window might not hold a single one.
+    with rich.progress.Progress(*columns, console=console, speed_estimate_period=1e9) as progress:
+        epochs = work.options.epochs_of(work.rows[0])
+        whole = progress.add_task("all runs", total=left * epochs)
+        for row, seeds in todo:
+            for start in range(0, len(seeds), work.seeds_at_once):
+                group = seeds[start : start + work.seeds_at_once]
+                names = [results.name_of(results.identity(row, s, work.options)) for s in group]
+                folder = work.out / "unfinished" / "+".join(names)
+                with contextlib.ExitStack() as stack:
+                    locks = [work.out / "unfinished" / f"{name}.lock" for name in names]
+                    if not all(stack.enter_context(results.hold(lock)) for lock in locks):
+                        refused.append(f"{row.name}, seed {', '.join(map(str, group))}")
+                        progress.console.print(f"{refused[-1]}: refused, another process is at it")
+                    elif set(group) <= set(work.missing(row)):
+                        _run_group(work, row, group, data, folder, progress)
+                progress.update(whole, advance=len(group) * epochs)
+    return refused
+
+
+def _run_group(
+    work: Work,
+    row: Row,
+    seeds: Sequence[int],
+    data: Data,
+    folder: Path,
+    progress: rich.progress.Progress,
+) -> None:
+    engine = Engine(row, work.options, data, len(seeds))
+    name = f"{row.name}, seed {', '.join(map(str, seeds))}"
+    bar = progress.add_task(name, total=engine.epochs)
+
+    def tell(epoch: int, text: str) -> None:
+        progress.update(bar, completed=epoch, refresh=True)
+        if not progress.console.is_terminal:
+            progress.console.print(f"{name}, epoch {epoch}: {text}")
+
+    outcomes = training.train(
+        engine, seeds, folder, work.checkpoint_every, TEST_EVERY[row.dataset], on_epoch=tell
+    )
+    machine = describe_machine()
+    records = [
+        {
+            "run": results.identity(row, seed, work.options),
+            "paper": row.paper,
+            **dataclasses.asdict(outcome),
+            "images": {"train": len(data.train.labels), "test": len(data.test.labels)},
+            "seeds_at_once": len(seeds),
+            "devices": engine.devices,
+            "machine": machine,
+            "command": sys.argv,
+            "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        for seed, outcome in zip(seeds, outcomes, strict=True)
+    ]
+    results.append(results.path_of(work.out, row.table), records)
+    shutil.rmtree(folder)
+    progress.remove_task(bar)
+    for seed, outcome in zip(seeds, outcomes, strict=True):
+        reached = "nan" if outcome.accuracy is None else f"{outcome.accuracy:.2f} %"
+        progress.console.print(
+            f"{row.name}, seed {seed}: {reached} (paper: {row.paper} %), "
+            f"{sum(filter(None, outcome.curves['seconds'])):.0f} s"
+        )
+
+
+def describe_machine() -> dict[str, object]:
+    """What a result was made on and with."""
+    device = jax.local_devices()[0]
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "wcgc": wcgc.__version__,
+        **{package: metadata.version(package) for package in PACKAGES},
+    }

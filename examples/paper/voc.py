@@ -1,0 +1,151 @@
+"""PASCAL VOC 2012 segmentation, from the official archive or folder to arrays."""
+
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SplitName = Literal["official", "custom"]
+LISTS: dict[SplitName, tuple[str, str]] = {
+    "official": ("train", "val"),
+    "custom": ("custom_train", "custom_val"),
+}
+
+ARCHIVE = "VOCtrainval_11-May-2012.tar"
+MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
+FOLDER = "VOCdevkit/VOC2012"
+URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
+
+CLASSES = 21  # with the background
+SIDE = 500  # no image is larger
+IGNORED = 255
+
+
+class Masks(NamedTuple):
+    """Images and the class of each of their pixels, all padded to the same size.
+
+    Attributes:
+      images: uint8 (n, 500, 500, 3), with zeros at the bottom and the right.
+      labels: uint8 (n, 500, 500), 0 to 20; 255 at the borders of objects, and in the padding.
+      sizes: int32 (n, 2), height and width without the padding.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+
+
+Read = Callable[[str], bytes]
+
+
+def load(data_dir: Path, split: SplitName, limit: int | None = None) -> tuple[Masks, Masks]:
+    """Reads the images that have a segmentation.
+
+    Args:
+      data_dir: a folder that holds the official archive or `VOCdevkit`; or one of these.
+      split: `"official"`: the lists train and val. `"custom"`: the lists custom_train and
+        custom_val, of yours, in the same folder `ImageSets/Segmentation`.
+      limit: keep only so many of each, the first ones.
+
+    Returns:
+      Training and test images.
+
+    Raises:
+      ValueError: `split` is neither, or a file is not what it should be.
+      FileNotFoundError: there is no archive and no folder, or a file is missing.
+    """
+    if split not in LISTS:
+        raise ValueError(f"split must be one of {', '.join(map(repr, LISTS))}, got {split!r}.")
+    read = find(data_dir)
+    train, test = (read_masks(read, read_names(read, name)[:limit]) for name in LISTS[split])
+    return train, test
+
+
+def find(data_dir: Path) -> Read:
+    """Finds the set in a folder; returns what reads one of its files, by its name in VOC2012.
+
+    The official archive is told by its digest; nothing is unpacked.
+    """
+    for folder in (data_dir / FOLDER, data_dir / "VOC2012", data_dir):
+        if (folder / "ImageSets").is_dir():
+            return lambda name: (folder / name).read_bytes()
+    archive = data_dir / ARCHIVE if data_dir.is_dir() else data_dir
+    if not archive.is_file():
+        raise FileNotFoundError(
+            f"{data_dir} holds neither {ARCHIVE} nor {FOLDER}: get the archive from {URL}"
+        )
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    if digest != MD5:
+        raise ValueError(
+            f"{archive} has the MD5 digest {digest}, the official one {MD5}: get it again from "
+            f"{URL}"
+        )
+    tar = tarfile.open(archive)  # noqa: SIM115  # it stays open for the function returned
+    members = {member.name: member for member in tar if member.isreg()}
+
+    def read(name: str) -> bytes:
+        if f"{FOLDER}/{name}" not in members:
+            raise FileNotFoundError(f"{archive} lacks {FOLDER}/{name}")
+        file = tar.extractfile(members[f"{FOLDER}/{name}"])
+        return file.read() if file else b""
+
+    return read
+
+
+def read_names(read: Read, name: str) -> list[str]:
+    """The images of one list."""
+    path = f"ImageSets/Segmentation/{name}.txt"
+    names = read(path).decode(errors="replace").split()
+    if not names:
+        raise ValueError(f"{path} of VOC2012 is empty")
+    for image in names:
+        if not re.fullmatch(r"\w+", image):
+            raise ValueError(f"{path} of VOC2012 must list names of images, got {image!r}")
+    return names
+
+
+def read_masks(read: Read, names: list[str]) -> Masks:
+    """The images of these names and their labels."""
+    count = len(names)
+    images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    labels = np.full((count, SIDE, SIDE), IGNORED, np.uint8)
+    sizes = np.zeros((count, 2), np.int32)
+    for i, name in enumerate(names):
+        image = decode(read, f"JPEGImages/{name}.jpg", ("RGB",))
+        label = decode(read, f"SegmentationClass/{name}.png", ("P", "L"))
+        height, width = label.shape
+        if image.shape[:2] != label.shape or max(label.shape) > SIDE:
+            raise ValueError(
+                f"JPEGImages/{name}.jpg of VOC2012 has the shape {image.shape[:2]}, its "
+                f"segmentation {label.shape}: they must be the same, with sides of at most {SIDE}"
+            )
+        if wrong := set(np.unique(label)) - {*range(CLASSES), IGNORED}:
+            raise ValueError(
+                f"SegmentationClass/{name}.png of VOC2012 must hold classes 0 to {CLASSES - 1} and "
+                f"{IGNORED}, got {sorted(map(int, wrong))}"
+            )
+        images[i, :height, :width] = image
+        labels[i, :height, :width] = label
+        sizes[i] = height, width
+    return Masks(images, labels, sizes)
+
+
+def decode(read: Read, name: str, modes: tuple[str, ...]) -> np.ndarray:
+    """The pixels of one file."""
+    try:
+        image = Image.open(io.BytesIO(read(name)))
+        image.load()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged image can raise any
+        raise ValueError(f"{name} of VOC2012 cannot be read as an image: {error}") from error
+    if image.mode not in modes:
+        raise ValueError(f"{name} of VOC2012 must be {' or '.join(modes)}, it is {image.mode}")
+    return np.asarray(image)
