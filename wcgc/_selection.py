@@ -119,10 +119,12 @@ def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in:
         return alone(f"dtype {leaf.dtype} is not floating or complex")
     if not masked_in:
         return alone("mask is False")
+    if len(leaf.shape) < 2:
+        return alone("fewer than two axes")
     if axes is None:
         return alone("axes are None")
-    if len(leaf.shape) - (batches := batch_count(axes)) < 2:
-        return alone("fewer than two axes" + (" beside batch axes" if batches else ""))
+    if len(leaf.shape) - batch_count(axes) < 2:
+        return alone("fewer than two axes beside batch axes")
     try:
         spanned = slice_axes(area, axes, len(leaf.shape))
     except ValueError as error:
