@@ -1,0 +1,34 @@
+"""Settings for all tests, and fixtures that several of them use."""
+
+import jax
+import numpy as np
+import pytest
+
+# Products in full precision on accelerators too, so that one tolerance serves every backend.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def x64():
+    """Switches float64 on for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    """Makes an error of a dtype that changes unasked, as some users do."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def standard_promotion(strict_promotion):
+    """For tests that need Optax's Adam or schedules, which raise floats to integer powers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

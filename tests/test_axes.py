@@ -1,0 +1,132 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+import wcgc
+from wcgc import EQUINOX, FLAX, KernelAxes
+from wcgc._axes import slice_axes
+
+
+class TestResolve:
+    """`resolve` gives (in, out, batch, spatial), counted from the front."""
+
+    @pytest.mark.parametrize(
+        ("axes", "ndim", "expected"),
+        [
+            (FLAX, 2, ((0,), (1,), (), ())),
+            (FLAX, 4, ((2,), (3,), (), (0, 1))),
+            (FLAX, 5, ((3,), (4,), (), (0, 1, 2))),
+            (EQUINOX, 2, ((1,), (0,), (), ())),
+            (EQUINOX, 4, ((1,), (0,), (), (2, 3))),
+            (KernelAxes(batch_axis=0), 3, ((1,), (2,), (0,), ())),
+            (KernelAxes(batch_axis=(0, -4)), 5, ((3,), (4,), (0, 1), (2,))),
+            (KernelAxes(-3, (-2, -1)), 3, ((0,), (1, 2), (), ())),
+            (KernelAxes((0, 1), 2), 4, ((0, 1), (2,), (), (3,))),
+            (KernelAxes(-1, 0), 4, ((3,), (0,), (), (1, 2))),
+        ],
+    )
+    def test_gives_each_axis_one_role(self, axes, ndim, expected):
+        assert axes.resolve(ndim) == expected
+        assert sorted(sum(axes.resolve(ndim), ())) == list(range(ndim))
+
+    @pytest.mark.parametrize(
+        ("axes", "ndim", "message"),
+        [
+            (KernelAxes(in_axis=-3), 2, r"in_axis=-3 .*out of range for 2 axes"),
+            (KernelAxes(in_axis=0, out_axis=4), 4, r"out_axis=4 .*out of range for 4 axes"),
+            (KernelAxes(batch_axis=(0, 5)), 3, r"batch_axis=5 .*out of range for 3 axes"),
+            (KernelAxes(0, 1, -3), 2, r"batch_axis=-3 .*out of range for 2 axes"),
+        ],
+    )
+    def test_refuses_axes_that_a_kernel_lacks(self, axes, ndim, message):
+        with pytest.raises(ValueError, match=message):
+            axes.resolve(ndim)
+
+    @pytest.mark.parametrize("axes", [KernelAxes(1, -1), KernelAxes(-2, -1, batch_axis=0)])
+    def test_refuses_two_names_for_one_axis(self, axes):
+        with pytest.raises(ValueError, match=r"names one of 2 axes twice"):
+            axes.resolve(2)
+        assert len(axes.resolve(3)) == 4  # In a kernel with more axes they differ.
+
+
+class TestKernelAxes:
+    def test_defaults_to_the_flax_layout(self):
+        assert KernelAxes() == FLAX == KernelAxes(in_axis=-2, out_axis=-1, batch_axis=())
+
+    def test_is_a_value(self):
+        axes = KernelAxes([0, 1], [2], batch_axis=[3])
+        assert axes == KernelAxes((0, 1), (2,), batch_axis=(3,))
+        assert hash(axes) == hash(KernelAxes((0, 1), (2,), batch_axis=(3,)))
+        assert axes != FLAX
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            axes.in_axis = 1
+
+    def test_takes_whatever_counts_as_an_integer(self):
+        axes = KernelAxes(np.int64(0), (np.int32(1), 2))
+        assert axes.resolve(3) == ((0,), (1, 2), (), ())
+        assert axes == KernelAxes(0, (1, 2))
+
+    def test_writes_itself_as_it_is_made(self):
+        axes = KernelAxes(0, (1, 2), batch_axis=3)
+        assert eval(repr(axes), {"KernelAxes": KernelAxes}) == axes
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"in_axis": 1.0}, r"in_axis must be an integer .*got 1\.0"),
+            ({"in_axis": None}, r"in_axis must be an integer .*got None"),
+            ({"out_axis": "last"}, r"out_axis must be an integer .*got 'last'"),
+            ({"batch_axis": (0, "b")}, r"batch_axis must be an integer .*got \(0, 'b'\)"),
+            ({"out_axis": np.array([1, 2])}, r"out_axis must be an integer .*got array"),
+        ],
+    )
+    def test_refuses_what_is_no_integer(self, arguments, message):
+        with pytest.raises(TypeError, match=message):
+            KernelAxes(**arguments)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"in_axis": 0, "out_axis": 0},
+            {"in_axis": (0, 0), "out_axis": 1},
+            {"in_axis": 0, "out_axis": (1, 2), "batch_axis": 2},
+            {"batch_axis": -1},
+        ],
+    )
+    def test_refuses_an_axis_that_is_named_twice(self, arguments):
+        with pytest.raises(ValueError, match=r"KernelAxes\(.*\) names an axis twice"):
+            KernelAxes(**arguments)
+
+    @pytest.mark.parametrize("name", ["in_axis", "out_axis"])
+    def test_needs_inputs_and_outputs(self, name):
+        with pytest.raises(ValueError, match=rf"{name} is empty.*None .*not a kernel"):
+            KernelAxes(**{name: ()})
+
+
+class TestSliceAxes:
+    """Which axes one slice spans, for the areas of Table 2."""
+
+    @pytest.mark.parametrize(
+        ("axes", "ndim", "tensor", "channel", "instance", "whole"),
+        [
+            (FLAX, 2, (0,), (1,), (), (0, 1)),
+            (FLAX, 4, (0, 1, 2), (0, 1, 3), (0, 1), (0, 1, 2, 3)),
+            (EQUINOX, 4, (1, 2, 3), (0, 2, 3), (2, 3), (0, 1, 2, 3)),
+            (KernelAxes(-1, -2), 4, (0, 1, 3), (0, 1, 2), (0, 1), (0, 1, 2, 3)),
+            (KernelAxes(batch_axis=0), 4, (1, 2), (1, 3), (1,), (1, 2, 3)),
+            (KernelAxes(-3, (-2, -1)), 3, (0,), (1, 2), (), (0, 1, 2)),
+            (KernelAxes((0, 1), 2), 3, (0, 1), (2,), (), (0, 1, 2)),
+        ],
+    )
+    def test_by_area(self, axes, ndim, tensor, channel, instance, whole):
+        assert slice_axes("tensor", axes, ndim) == tensor
+        assert slice_axes("channel", axes, ndim) == channel
+        assert slice_axes("instance", axes, ndim) == instance
+        assert slice_axes("global", axes, ndim) == whole
+
+
+def test_an_unknown_area_is_refused_with_the_four_there_are():
+    four = r"'tensor', 'channel', 'instance', 'global'"
+    with pytest.raises(ValueError, match=rf"area must be one of {four}, got 'filter'"):
+        wcgc.centralize({}, "filter")

@@ -1,0 +1,251 @@
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wcgc
+from wcgc import EQUINOX, FLAX, KernelAxes
+from wcgc._selection import match, select
+
+KERNEL = jnp.array([[1.0, 2.0], [3.0, 6.0]])
+BY_COLUMN = np.array([[-1.0, -2.0], [1.0, 2.0]])  # FLAX: means 2 and 4
+BY_ROW = np.array([[-0.5, 0.5], [-1.5, 1.5]])  # EQUINOX: means 1.5 and 4.5
+
+
+def tree():
+    return {"enc": {"a": KERNEL, "b": KERNEL}, "dec": [KERNEL, jnp.ones(2)]}
+
+
+def check(result, a, b, c):
+    """What became of the three kernels, in the order of `tree`."""
+    np.testing.assert_array_equal(result["enc"]["a"], a)
+    np.testing.assert_array_equal(result["enc"]["b"], b)
+    np.testing.assert_array_equal(result["dec"][0], c)
+    np.testing.assert_array_equal(result["dec"][1], np.ones(2))
+
+
+class TestAxes:
+    def test_defaults_to_flax(self):
+        check(wcgc.centralize(tree()), BY_COLUMN, BY_COLUMN, BY_COLUMN)
+
+    def test_one_for_all_leaves(self):
+        check(wcgc.centralize(tree(), axes=EQUINOX), BY_ROW, BY_ROW, BY_ROW)
+
+    def test_a_tree(self):
+        axes = {"enc": {"a": FLAX, "b": None}, "dec": [EQUINOX, None]}
+        check(wcgc.centralize(tree(), axes=axes), BY_COLUMN, KERNEL, BY_ROW)
+
+    def test_a_prefix_of_the_tree(self):
+        check(wcgc.centralize(tree(), axes={"enc": EQUINOX, "dec": None}), BY_ROW, BY_ROW, KERNEL)
+        axes = {"enc": {"a": None, "b": EQUINOX}, "dec": FLAX}
+        check(wcgc.centralize(tree(), axes=axes), KERNEL, BY_ROW, BY_COLUMN)
+
+    def test_a_callable(self):
+        def axes(params):
+            return jax.tree.map(lambda leaf: EQUINOX if leaf.ndim == 2 else None, params)
+
+        check(wcgc.centralize(tree(), axes=axes), BY_ROW, BY_ROW, BY_ROW)
+
+    def test_a_callable_that_makes_one_for_all_leaves(self):
+        check(wcgc.centralize(tree(), axes=lambda params: EQUINOX), BY_ROW, BY_ROW, BY_ROW)
+
+    def test_a_callable_model_is_a_tree(self):
+        """An Equinox module may be called, and may also hold the axes of its own leaves."""
+        layer = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+        axes = jax.tree.map(lambda leaf: EQUINOX if leaf.ndim == 2 else None, layer)
+        centred = wcgc.centralize(layer, axes=axes)
+        assert callable(axes)
+        np.testing.assert_allclose(np.mean(centred.weight, axis=1), [0, 0], atol=1e-7)
+        assert centred.bias is layer.bias
+
+    def test_none_entries_may_name_leaves_that_the_tree_lacks(self):
+        axes = {"enc": FLAX, "dec": FLAX, "norm": {"mean": None}}
+        check(wcgc.centralize(tree(), axes=axes), BY_COLUMN, BY_COLUMN, BY_COLUMN)
+
+
+class TestMask:
+    def test_a_tree(self):
+        mask = {"enc": {"a": True, "b": False}, "dec": [np.True_, np.False_]}
+        check(wcgc.centralize(tree(), mask=mask), BY_COLUMN, KERNEL, BY_COLUMN)
+
+    def test_a_prefix_of_the_tree(self):
+        mask = {"enc": False, "dec": True}
+        check(wcgc.centralize(tree(), mask=mask), KERNEL, KERNEL, BY_COLUMN)
+
+    @pytest.mark.parametrize(("mask", "expected"), [(True, BY_COLUMN), (False, KERNEL)])
+    def test_one_for_all_leaves(self, mask, expected):
+        check(wcgc.centralize(tree(), mask=mask), expected, expected, expected)
+
+    def test_a_callable(self):
+        def mask(params):
+            return {"enc": jax.tree.map(lambda leaf: False, params["enc"]), "dec": True}
+
+        check(wcgc.centralize(tree(), mask=mask), KERNEL, KERNEL, BY_COLUMN)
+
+    def test_together_with_axes(self):
+        axes, mask = {"enc": EQUINOX, "dec": None}, {"enc": {"a": False, "b": True}, "dec": True}
+        check(wcgc.centralize(tree(), axes=axes, mask=mask), KERNEL, BY_ROW, KERNEL)
+
+    def test_that_is_false_hides_axes_that_do_not_fit(self):
+        axes = KernelAxes(in_axis=-3)
+        check(wcgc.centralize(tree(), axes=axes, mask=False), KERNEL, KERNEL, KERNEL)
+
+
+class TestWhatAMaskHasCutAway:
+    """Axes and masks for the whole tree serve a tree with `MaskedNode` for some of it."""
+
+    def test_leaf_by_leaf(self):
+        cut = {"enc": {"a": optax.MaskedNode(), "b": KERNEL}, "dec": [KERNEL, None]}
+        axes = {"enc": {"a": FLAX, "b": FLAX}, "dec": [EQUINOX, None]}
+        mask = {"enc": {"a": True, "b": False}, "dec": [True, True]}
+        result = wcgc.centralize(cut, axes=axes, mask=mask)
+        assert result["enc"] == {"a": optax.MaskedNode(), "b": KERNEL}
+        np.testing.assert_array_equal(result["dec"][0], BY_ROW)
+
+    def test_a_whole_branch(self):
+        cut = {"enc": optax.MaskedNode(), "dec": [KERNEL, None]}
+        axes = {"enc": {"a": FLAX, "b": {"c": FLAX}}, "dec": FLAX}
+        result = wcgc.centralize(cut, axes=axes, mask={"enc": {"a": True}, "dec": True})
+        assert result["enc"] == optax.MaskedNode()
+        np.testing.assert_array_equal(result["dec"][0], BY_COLUMN)
+
+
+class TestReasons:
+    """Why a leaf is left alone."""
+
+    @pytest.mark.parametrize(
+        ("leaf", "options", "reason"),
+        [
+            (None, {}, "empty"),
+            (optax.MaskedNode(), {}, "empty"),
+            (3.0, {}, "not an array"),
+            (jax.nn.relu, {}, "not an array"),
+            (np.ones((2, 2), int), {}, "dtype int64 is not floating or complex"),
+            (np.zeros((2, 2), jax.dtypes.float0), {}, "not floating or complex"),
+            (KERNEL, {"mask": False}, "mask is False"),
+            (KERNEL, {"axes": lambda _: None}, "axes are None"),
+            (jnp.ones(2), {}, "fewer than two axes"),
+            (KERNEL, {"axes": KernelAxes(1, 2, batch_axis=0)}, "fewer than two axes beside batch"),
+            (jnp.ones((0, 2)), {}, "no elements"),
+            (jnp.ones((1, 2)), {}, "slices of one element"),
+            (KERNEL, {"area": "instance"}, "slices of one element"),
+        ],
+    )
+    def test_are_given(self, leaf, options, reason):
+        ((decided,), _) = select([leaf], **{"area": "tensor", **options})
+        assert reason in decided.reason
+        assert decided.axes is None
+        assert decided.value is leaf
+        assert decided.key == ("0",)
+
+    def test_are_empty_for_a_kernel(self):
+        ((decided,), _) = select([jnp.ones((3, 3, 2, 4))], "tensor")
+        assert (decided.axes, decided.reason) == ((0, 1, 2), "")
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("axes", "message"),
+        [
+            (KernelAxes(in_axis=-3), r"in_axis=-3 .*out of range .*'dec/0' has shape \(2, 2\)"),
+            (KernelAxes(0, -2), r"names one of 2 axes twice: leaf 'dec/0' has shape \(2, 2\)"),
+            (
+                {"dec": FLAX, "enc": KernelAxes(out_axis=5)},
+                r"out_axis=5 .*out of range .*'enc/a' has shape \(2, 2\)",
+            ),
+        ],
+    )
+    def test_axes_that_a_leaf_lacks(self, axes, message):
+        params = {"enc": {"a": KERNEL}, "dec": [KERNEL]}
+        with pytest.raises(ValueError, match=rf"{message}.*by_path.*None to leave it alone"):
+            wcgc.centralize(params, axes=axes)
+
+    @pytest.mark.parametrize(
+        ("axes", "message"),
+        [
+            ({"enc": FLAX}, r"axes do not match .*no entry for 'dec/0' among 'enc'"),
+            ({"enc": {"a": FLAX}, "dec": FLAX}, r"no entry for 'enc/b' among 'dec', 'enc/a'"),
+            ({}, r"no entry for 'dec/0' among nothing"),
+            ({"enc": FLAX, "dec": FLAX, "head": FLAX}, r"no leaf 'head' among .*'dec/0', 'dec/1'"),
+            ({"enc": {"a": {"c": FLAX}, "b": FLAX}, "dec": FLAX}, r"no entry for 'enc/a' among"),
+            (lambda params: {"dec": FLAX}, r"axes do not match .*no entry for 'enc/a' among 'dec'"),
+        ],
+    )
+    def test_axes_that_do_not_match_the_tree(self, axes, message):
+        params = {"enc": {"a": KERNEL, "b": KERNEL}, "dec": [KERNEL, jnp.ones(2)]}
+        with pytest.raises(ValueError, match=message):
+            wcgc.centralize(params, axes=axes)
+
+    @pytest.mark.parametrize(
+        ("mask", "message"),
+        [
+            ({"enc": True}, r"mask do(es)? not match .*no entry for 'dec/0' among 'enc'"),
+            ({"enc": True, "dec": True, "head": True}, r"mask do(es)? not match .*no leaf 'head'"),
+            (
+                {"enc": None, "dec": True},
+                r"mask do(es)? not match .*no entry for 'enc/a' among 'dec'",
+            ),
+        ],
+    )
+    def test_a_mask_that_does_not_match_the_tree(self, mask, message):
+        with pytest.raises(ValueError, match=message):
+            wcgc.centralize(tree(), mask=mask)
+
+    @pytest.mark.parametrize(
+        ("axes", "message"),
+        [
+            (None, r"axes must be a KernelAxes.*got None. Leave the argument out"),
+            ("flax", r"axes must hold a KernelAxes or None for each leaf, got 'flax'\."),
+            ((-2, -1), r"got -2 at '0'"),
+            ({"enc": FLAX, "dec": "flax"}, r"got 'flax' at 'dec'"),
+            (lambda params: {"enc": True, "dec": None}, r"got True at 'enc'"),
+        ],
+    )
+    def test_what_are_no_axes(self, axes, message):
+        with pytest.raises(TypeError, match=message):
+            wcgc.centralize(tree(), axes=axes)
+
+    @pytest.mark.parametrize(
+        ("mask", "message"),
+        [
+            (1, r"mask must hold a bool for each leaf, got 1\."),
+            ("enc", r"got 'enc'"),
+            ({"enc": True, "dec": jnp.array(True)}, r"got Array\(True, .* at 'dec'"),
+            (lambda params: {"enc": 0.0, "dec": True}, r"got 0\.0 at 'enc'"),
+        ],
+    )
+    def test_what_is_no_mask(self, mask, message):
+        with pytest.raises(TypeError, match=message):
+            wcgc.centralize(tree(), mask=mask)
+
+
+class TestMatch:
+    names = ("updates", "params")
+
+    def matched(self, updates, params):
+        return match(select(updates, "tensor")[0], params, self.names)
+
+    def test_keeps_the_order_of_the_first_tree(self):
+        assert self.matched({"a": 1.0, "b": [2.0, None]}, {"b": [5.0, 6.0], "a": 4.0}) == [4, 5, 6]
+
+    def test_leaves_missing_among_the_second(self):
+        with pytest.raises(ValueError, match=r"updates and params .* params lack 'b', 'c/0'"):
+            self.matched({"a": KERNEL, "b": KERNEL, "c": [KERNEL]}, {"a": KERNEL})
+
+    def test_leaves_missing_among_the_first(self):
+        with pytest.raises(ValueError, match=r"updates and params .* updates lack 'b'"):
+            self.matched({"a": KERNEL}, {"a": KERNEL, "b": KERNEL})
+
+    @pytest.mark.parametrize("other", [(2, 3), (4,), (1, 2, 2)])
+    def test_kernels_of_another_shape(self, other):
+        message = f"'a/0' has shape (2, 2) in updates but {other} in params"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.matched({"a": [KERNEL]}, {"a": [jnp.ones(other)]})
+
+    def test_kernels_that_are_missing(self):
+        with pytest.raises(ValueError, match=r"'a' has shape \(2, 2\) in updates but "):
+            self.matched({"a": KERNEL}, {"a": None})
