@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wcgc.models._functions import conv_transpose
+
 Norm = Literal["batch", "layer", "instance"]
 """Batch, layer or instance normalization: Eqs. 5, 6 and 7 of the paper."""
 
@@ -80,8 +82,7 @@ class ConvTranspose(nnx.ConvTranspose):
     """A 2-D transposed convolution followed by a hook.
 
     n pixels become stride * (n - 1) + k - 2 * padding, with the padding of `Conv`. The kernel is
-    (y, x, in, out), as a convolution's: `transpose_kernel` is left off, so one rule for the axes
-    fits both.
+    (y, x, in, out), as a convolution's, so one rule for the axes fits both.
     """
 
     def __init__(
@@ -92,15 +93,17 @@ class ConvTranspose(nnx.ConvTranspose):
             filters,
             (size, size),
             strides=stride,
-            # JAX pads the dilated input, so no padding in the sense above means k - 1 here.
+            # JAX pads the dilated input: with k - 1 zeros where nothing is cut off the output.
             padding=size - 1 - (size // 2 if stride == 1 else 0),
+            transpose_kernel=False,
             kernel_init=formula_16,
             rngs=rngs,
         )
         self.hook = hook
 
     def __call__(self, inputs):
-        return self.hook(super().__call__(inputs))
+        y = conv_transpose(inputs, self.kernel[...], self.strides, self.padding)
+        return self.hook(y if self.bias is None else y + self.bias[...])
 
 
 class Dense(nnx.Linear):
@@ -168,26 +171,6 @@ class Layers:
         if self.norm == "instance":
             return nnx.InstanceNorm(features, epsilon=EPSILON, rngs=self.rngs)
         return _identity
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """The largest of each 2x2 square; an odd last row or column is dropped.
-
-    Equal maxima share the gradient, where `nnx.max_pool` gives it to the first. In exchange this is
-    the faster form on a CPU, forward and backward.
-    """
-    return _squares(x).max((2, 4))
-
-
-def avg_pool_2x2(x: jax.Array) -> jax.Array:
-    """The mean of each 2x2 square; an odd last row or column is dropped."""
-    return _squares(x).mean((2, 4))
-
-
-def _squares(x: jax.Array) -> jax.Array:
-    n, height, width, channels = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    return even.reshape(n, height // 2, 2, width // 2, 2, channels)
 
 
 def check_images(images: jax.Array, sides: str, fits: Callable[[int, int], bool]) -> None:

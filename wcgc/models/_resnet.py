@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from wcgc.models._blocks import DownBlock, residual_stage
+from wcgc.models._functions import max_pool
 from wcgc.models._layers import Hook, Layers, Norm, check_images
 
 Stem = Literal["stride1", "cifar", "imagenet"]
@@ -88,7 +89,7 @@ class ResNet34(nnx.Module):
         )
         x = nnx.relu(self.norm_stem(self.conv_stem(images)))
         if self.stem != "cifar":
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2))
+            x = max_pool(x, 3)
         blocks = [
             *self.stage1,
             *(self.down2, *self.stage2),

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from wcgc.models._layers import Hook, Layers, Norm, check_images, max_pool_2x2
+from wcgc.models._functions import max_pool
+from wcgc.models._layers import Hook, Layers, Norm, check_images
 
 SIDE = 32
 
@@ -60,8 +61,8 @@ class SmallNet(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps normalized images (batch, 32, 32, 3) to logits (batch, classes)."""
         check_images(images, f"{SIDE}x{SIDE}", lambda *sides: sides == (SIDE, SIDE))
-        x = max_pool_2x2(nnx.relu(self.norm1(self.conv1(images))))
-        x = max_pool_2x2(nnx.relu(self.norm2(self.conv2(x))))
-        x = max_pool_2x2(nnx.relu(self.norm3(self.conv3(x))))
+        x = max_pool(nnx.relu(self.norm1(self.conv1(images))), 2)
+        x = max_pool(nnx.relu(self.norm2(self.conv2(x))), 2)
+        x = max_pool(nnx.relu(self.norm3(self.conv3(x))), 2)
         x = nnx.relu(self.hidden(x.reshape(len(x), -1)))
         return self.head(x)

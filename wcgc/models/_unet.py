@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wcgc.models._blocks import DownBlock, UpBlock, residual_stage
+from wcgc.models._functions import max_pool
 from wcgc.models._layers import Hook, Layers, Norm, check_images
 
 SMALLEST_SIDE = 67
@@ -91,7 +92,7 @@ class ResidualUNet(nnx.Module):
             lambda *sides: all(side >= SMALLEST_SIDE for side in sides),
         )
         skip1 = nnx.relu(self.norm_stem(self.conv_stem(images)))
-        skip2 = _run(self.stage1, nnx.max_pool(skip1, (3, 3), strides=(2, 2)))
+        skip2 = _run(self.stage1, max_pool(skip1, 3))
         skip3 = _run(self.stage2, self.down2(skip2))
         skip4 = _run(self.stage3, self.down3(skip3))
         x = _run(self.stage4, self.down4(skip4))
