@@ -106,10 +106,17 @@ class KernelAxes:
 
 
 FLAX = KernelAxes()
-"""Kernels (..., in, out): Flax, Haiku, Keras, and plain `x @ w` matrices."""
+"""Kernels (..., in, out): Flax, Haiku, Keras, and plain `x @ w` matrices.
+
+Transposed convolutions of Haiku and Keras are (..., out, in) and need axes of their own.
+"""
 
 EQUINOX = KernelAxes(in_axis=1, out_axis=0)
-"""Kernels (out, in, ...): Equinox, and PyTorch's layout."""
+"""Kernels (out, in, ...): Equinox, and PyTorch's layout.
+
+Equinox keeps a convolution's bias as (out, 1, 1) and an embedding as (entries, features). To leave
+both alone whatever the area, use `by_path(("embed", None), ("weight$", EQUINOX))`.
+"""
 
 
 def slice_axes(area: Area, axes: KernelAxes, ndim: int) -> tuple[int, ...]:
