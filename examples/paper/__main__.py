@@ -3,12 +3,14 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal
 
+import rich
+import rich.table
 import tyro
 
-from examples.paper import runner
+from examples.paper import estimate, report, results, runner
 from examples.paper.engine import Options
+from examples.paper.methods import Norm, Stem
 from examples.paper.recipes import Drops
 from examples.paper.rows import Model, Row, Table, choose
 from examples.paper.voc import SplitName
@@ -38,9 +40,9 @@ class Selection:
     """Use the first so many training and test images, for a trial."""
     split: SplitName = "official"
     """Of VOC2012: by the lists train and val, or by custom_train and custom_val."""
-    norm: Literal["batch", "layer", "instance"] = "batch"
+    norm: Norm = "batch"
     """What stands for batch normalization in the rows that have it."""
-    stem: Literal["stride1", "cifar"] = "stride1"
+    stem: Stem = "stride1"
     """The beginning of network (b), which the paper leaves open."""
     seeds_at_once: int = 1
     """Train so many seeds of a row side by side; faster where one leaves the device idle."""
@@ -48,7 +50,7 @@ class Selection:
     def chosen(self) -> list[Row]:
         """The rows, at least one."""
         for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, int) and value < 1:
+            if type(value) is int and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         return choose(self.table, self.model, self.rows)
 
@@ -84,12 +86,58 @@ class Train(Selection):
             raise SystemExit(f"Refused, since another process is at it: {'; '.join(refused)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class List(Selection):
+    """List rows with the time that they will take here, from a step measured on noise."""
+
+    out: Path = Path("runs") / "paper"
+    """Folder with results: runs that are done take no time."""
+    measure: bool = True
+    """Whether to measure. A step of networks (b) and (d) takes minutes on a CPU, compiled first."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        rows, options, seeds = self.chosen(), self.options(), range(self.seeds)
+        table = rich.table.Table("row", "network", "method", "paper", "runs to do", "a run", "all")
+        speeds, whole = {}, 0.0
+        for row in rows:
+            missing = len(results.missing(self.out, row, seeds, options))
+            seconds = 0.0
+            if self.measure and missing:
+                kind = (row.model, row.batch_norm)
+                if kind not in speeds:
+                    speeds[kind] = estimate.measure(row, options)
+                seconds = speeds[kind].of_run(row, options)
+                whole += missing * seconds + speeds[kind].compilation
+            cells = str(row.number), row.model, row.method, str(row.paper), str(missing)
+            times = [seconds, missing * seconds] if self.measure else []
+            table.add_row(*cells, *(f"{second / 3600:.2f} h" for second in times))
+        rich.print(table)
+        if self.measure:
+            rich.print(f"{whole / 3600:.2f} hours, compilation included, one seed at a time")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.md and pictures from results, without running anything."""
+
+    out: Path = Path("runs") / "paper"
+    """Folder with the results; the report goes there too."""
+    note: str = ""
+    """What to tell about the data, at the top."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        for path in report.write(self.out, self.note):
+            print(path)
+
+
 def main() -> None:
     """Reads the command line and does what it says."""
     if "xla_gpu_deterministic_ops" not in (flags := os.environ.get("XLA_FLAGS", "")):
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
     command = tyro.extras.subcommand_cli_from_dict(
-        {"table": Train}, prog="python -m examples.paper"
+        {"table": Train, "list": List, "report": Report}, prog="python -m examples.paper"
     )
     try:
         command()

@@ -35,12 +35,12 @@ class Options:
     limit: int | None = None
     split: SplitName = "official"
     drops: recipes.Drops = "paper"
-    norm: str = "batch"
-    stem: str = "stride1"
+    norm: methods.Norm = "batch"
+    stem: methods.Stem = "stride1"
 
     def epochs_of(self, row: Row) -> int:
         """How many epochs a row is trained."""
-        return recipes.RECIPES[row.dataset].epochs if self.epochs is None else self.epochs
+        return row.recipe.epochs if self.epochs is None else self.epochs
 
 
 class State(NamedTuple):
@@ -82,10 +82,10 @@ class Engine:
         options: Options,
         data: Data,
         seeds: int = 1,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Any] | None = None,
     ):
         self.row, self.options = row, options
-        self.recipe = recipes.RECIPES[row.dataset]
+        self.recipe = row.recipe
         self.task = tasks.TASKS[row.dataset]
         self.epochs = options.epochs_of(row)
         images = len(data.train.labels)

@@ -6,7 +6,7 @@ are links of the optimizer's chain: the last one, and applied to the initial wei
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import optax
 from flax import nnx
@@ -14,6 +14,9 @@ from flax import nnx
 import wcgc
 import wcgc.models
 from examples.paper.rows import Row
+
+Norm = Literal["batch", "layer", "instance"]
+Stem = Literal["stride1", "cifar"]
 
 PROJECTIONS = {
     "WN": (wcgc.normalize, wcgc.normalize_params),
@@ -24,7 +27,7 @@ PROJECTIONS = {
 
 
 def build(
-    row: Row, classes: int, rngs: nnx.Rngs, norm: str = "batch", stem: str | None = None
+    row: Row, classes: int, rngs: nnx.Rngs, norm: Norm = "batch", stem: Stem = "stride1"
 ) -> nnx.Module:
     """The network of a row.
 

@@ -7,12 +7,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from examples.paper.engine import Options
-from examples.paper.recipes import RECIPES
 from examples.paper.rows import Row, Table
 
 Record = dict[str, Any]
@@ -20,7 +19,7 @@ Record = dict[str, Any]
 
 def identity(row: Row, seed: int, options: Options) -> Record:
     """What decides a run's result, and so tells whether it has been made already."""
-    recipe = dataclasses.asdict(RECIPES[row.dataset])
+    recipe = dataclasses.asdict(row.recipe)
     chosen = dataclasses.asdict(options)
     del recipe["epochs"], chosen["epochs"]
     # What has no part in a row shall not tell its runs apart.
@@ -73,6 +72,12 @@ def read(path: Path) -> list[Record]:
             raise ValueError(f"Line {number} of {path} is not the record of a run: {record!r}")
         records.append(record)
     return records
+
+
+def missing(out: Path, row: Row, seeds: Iterable[int], options: Options) -> list[int]:
+    """The seeds of a row that have no record yet."""
+    done = {name_of(record["run"]) for record in read(path_of(out, row.table))}
+    return [seed for seed in seeds if name_of(identity(row, seed, options)) not in done]
 
 
 def append(path: Path, records: list[Record]) -> None:

@@ -4,12 +4,15 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast, get_args
 
-from examples.paper.recipes import Dataset
+from examples.paper.recipes import RECIPES, Dataset, Recipe
 
 Table = Literal[2, 3, 4, 5]
 Model = Literal["a", "b", "c", "d"]
+Projection = Literal["WN", "WC", "WS"]
+Area = Literal["tensor", "channel", "instance", "global"]
+ErrorArea = Literal["sample", "channel", "instance", "global"]
 
 # Each line is a row of the paper: method, network, accuracy in percent.
 TABLE_2 = """
@@ -116,8 +119,6 @@ TABLES: dict[Table, tuple[Dataset, str]] = {
     5: ("VOC2012", TABLE_5),
 }
 
-PROJECTIONS = ("WN", "WC", "WS")
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -143,10 +144,10 @@ class Row:
     dataset: Dataset
     model: Model
     method: str
-    projection: str | None
-    weight_area: str
-    gradient_area: str | None
-    error_area: str | None
+    projection: Projection | None
+    weight_area: Area
+    gradient_area: Area | None
+    error_area: ErrorArea | None
     batch_norm: bool
     fully: bool
     paper: float
@@ -155,6 +156,11 @@ class Row:
     def name(self) -> str:
         """Table and row, as in "3.7 (a) WC, GC"."""
         return f"{self.table}.{self.number} ({self.model}) {self.method}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the row is trained."""
+        return RECIPES[self.dataset]
 
 
 def read_table(table: Table) -> list[Row]:
@@ -167,21 +173,26 @@ def read_table(table: Table) -> list[Row]:
 def _read_row(table: Table, number: int, dataset: Dataset, line: str) -> Row:
     method, model, paper = (part.strip() for part in line.split("|"))
     words = set(re.split(r",? ", method))
-    target, _, area = method.partition(" ") if table == 2 else ("", "", "")
-    projection = next((name for name in PROJECTIONS if name in words), None)
+    fields: dict[str, Any] = {
+        "projection": next((name for name in get_args(Projection) if name in words), None),
+        "weight_area": "tensor",
+        "gradient_area": "tensor" if "GC" in words else None,
+        "error_area": None,
+    }
+    target, _, area = method.partition(" ")
+    if target in ("weight", "gradient", "error"):
+        fields[f"{target}_area"] = area
+        fields["projection"] = "WC" if target == "weight" else None
     return Row(
         table=table,
         number=number,
         dataset=dataset,
-        model=model,  # pyright: ignore[reportArgumentType]
+        model=cast(Model, model),
         method=method,
-        projection="WC" if target == "weight" else projection,
-        weight_area=area if target == "weight" else "tensor",
-        gradient_area=area if target == "gradient" else "tensor" if "GC" in words else None,
-        error_area=area if target == "error" else None,
         batch_norm="BN" in words,
         fully="fully" in words,
         paper=float(paper),
+        **fields,
     )
 
 

@@ -51,13 +51,7 @@ class Work:
 
     def missing(self, row: Row) -> list[int]:
         """The seeds of a row that have no record yet."""
-        records = results.read(results.path_of(self.out, row.table))
-        done = {results.name_of(record["run"]) for record in records}
-        return [
-            seed
-            for seed in self.seeds
-            if results.name_of(results.identity(row, seed, self.options)) not in done
-        ]
+        return results.missing(self.out, row, self.seeds, self.options)
 
 
 def run(work: Work) -> list[str]:
@@ -133,7 +127,7 @@ def _run_group(
             "seeds_at_once": len(seeds),
             "devices": engine.devices,
             "machine": machine,
-            "command": sys.argv,
+            "command": command(sys.argv[1:]),
             "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         for seed, outcome in zip(seeds, outcomes, strict=True)
@@ -147,6 +141,15 @@ def _run_group(
             f"{row.name}, seed {seed}: {reached} (paper: {row.paper} %), "
             f"{sum(filter(None, outcome.curves['seconds'])):.0f} s"
         )
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command line without the places of this machine."""
+    words = ["python -m examples.paper", *arguments]
+    for option in ("--data-dir", "--out"):
+        if option in words[:-1]:
+            words[words.index(option) + 1] = "DIR"
+    return " ".join(words)
 
 
 def describe_machine() -> dict[str, object]:

@@ -39,12 +39,12 @@ class Task(NamedTuple):
 def random_crops(key: jax.Array, batch: cifar.Split) -> tuple[jax.Array, jax.Array]:
     """Crops of 32x32 from the images with zeros around them, 40x40."""
     offsets = jax.random.randint(key, (len(batch.labels), 2), 0, 2 * cifar.PADDING + 1)
-    return cifar.normalize(cifar.crop(batch.images, offsets)), batch.labels
+    return cifar.normalize(cifar.crop(batch.images, offsets)), jnp.asarray(batch.labels)
 
 
 def whole_images(batch: cifar.Split) -> tuple[jax.Array, jax.Array]:
     """The images as they are."""
-    return cifar.normalize(batch.images), batch.labels
+    return cifar.normalize(batch.images), jnp.asarray(batch.labels)
 
 
 def random_patches(key: jax.Array, batch: Masks) -> tuple[jax.Array, jax.Array]:

@@ -127,7 +127,7 @@ def _conclude(curve: Curves, params: Any) -> Outcome:
     accuracy = curve["test_accuracy"][-1]
     return Outcome(
         outcome="finished" if nan is None else "nan",
-        accuracy=100 * accuracy if nan is None and accuracy is not None else None,
+        accuracy=round(100 * accuracy, 4) if nan is None and accuracy is not None else None,
         curves={name: values[:nan] for name, values in curve.items()},
         parameters=digest(params),
     )

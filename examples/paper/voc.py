@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -112,33 +113,48 @@ def read_names(read: Read, name: str) -> list[str]:
 
 
 def read_masks(read: Read, names: list[str]) -> Masks:
-    """The images of these names and their labels."""
-    count = len(names)
+    """The images of these names and their labels.
+
+    The official images fit into 500x500. Larger ones, of rescaled copies, are reduced to it, with a
+    warning.
+    """
+    count, reduced = len(names), 0
     images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
     labels = np.full((count, SIDE, SIDE), IGNORED, np.uint8)
     sizes = np.zeros((count, 2), np.int32)
     for i, name in enumerate(names):
         image = decode(read, f"JPEGImages/{name}.jpg", ("RGB",))
-        label = decode(read, f"SegmentationClass/{name}.png", ("P", "L"))
-        height, width = label.shape
-        if image.shape[:2] != label.shape or max(label.shape) > SIDE:
+        mask = decode(read, f"SegmentationClass/{name}.png", ("P", "L"))
+        if image.size != mask.size:
             raise ValueError(
-                f"JPEGImages/{name}.jpg of VOC2012 has the shape {image.shape[:2]}, its "
-                f"segmentation {label.shape}: they must be the same, with sides of at most {SIDE}"
+                f"JPEGImages/{name}.jpg of VOC2012 has {image.size} pixels, its segmentation "
+                f"{mask.size}: they must be the same"
             )
+        if max(image.size) > SIDE:
+            reduced += 1
+            image.thumbnail((SIDE, SIDE))
+            mask = mask.resize(image.size, Image.Resampling.NEAREST)
+        label = np.asarray(mask)
+        height, width = label.shape
         if wrong := set(np.unique(label)) - {*range(CLASSES), IGNORED}:
             raise ValueError(
                 f"SegmentationClass/{name}.png of VOC2012 must hold classes 0 to {CLASSES - 1} and "
                 f"{IGNORED}, got {sorted(map(int, wrong))}"
             )
-        images[i, :height, :width] = image
+        images[i, :height, :width] = np.asarray(image)
         labels[i, :height, :width] = label
         sizes[i] = height, width
+    if reduced:
+        warnings.warn(
+            f"{reduced} of {count} images are larger than the official ones, {SIDE}x{SIDE}, and "
+            "were reduced to this.",
+            stacklevel=2,
+        )
     return Masks(images, labels, sizes)
 
 
-def decode(read: Read, name: str, modes: tuple[str, ...]) -> np.ndarray:
-    """The pixels of one file."""
+def decode(read: Read, name: str, modes: tuple[str, ...]) -> Image.Image:
+    """Reads one file to its end."""
     try:
         image = Image.open(io.BytesIO(read(name)))
         image.load()
@@ -148,4 +164,4 @@ def decode(read: Read, name: str, modes: tuple[str, ...]) -> np.ndarray:
         raise ValueError(f"{name} of VOC2012 cannot be read as an image: {error}") from error
     if image.mode not in modes:
         raise ValueError(f"{name} of VOC2012 must be {' or '.join(modes)}, it is {image.mode}")
-    return np.asarray(image)
+    return image
