@@ -114,6 +114,13 @@ class TestForward:
             np.asarray(error, np.complex64), expected, rtol=2 * float(jnp.finfo(dtype).eps)
         )
 
+    def test_the_mean_of_a_float16_error_is_not_rounded(self):
+        # Between 2048 and 2050, the next number in float16, lies their mean.
+        error = jnp.array([[2048], [2050]], jnp.float16)
+        np.testing.assert_array_equal(
+            backward(wcgc.centralize_error, error, "channel"), [[-1], [1]]
+        )
+
     def test_takes_numpy_arrays(self, function):
         np.testing.assert_array_equal(function(ERROR, "sample"), ERROR)
 

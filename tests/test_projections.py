@@ -196,6 +196,11 @@ class TestDtypes:
 
 
 class TestRange:
+    def test_the_mean_of_a_float16_kernel_is_not_rounded(self):
+        # Between 2048 and 2050, the next number in float16, lies their mean.
+        kernel = jnp.array([[2048], [2050]], jnp.float16)
+        np.testing.assert_array_equal(wcgc.centralize(kernel), [[-1], [1]])
+
     def test_float16_kernels_are_summed_in_float32(self):
         # Their sum, 1.5e8, is no float16; nor would 4096 ones and another add up to 4097.
         kernel = jnp.full((4096, 1), 6e4, jnp.float16)

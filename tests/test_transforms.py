@@ -323,6 +323,16 @@ class TestOnParams:
             rtol=0,
         )
 
+    def test_can_be_differentiated_through(self, rng):
+        """As in meta-learning: centralizing is its own adjoint."""
+        params, grads, c = jnp.asarray(rng.normal(size=(3, 4, 3)), jnp.float32)
+        tx = wcgc.centralize_params()
+        by_params, by_grads = jax.grad(
+            lambda params, grads: jnp.sum(c * run(tx, params, grads)[0]), argnums=(0, 1)
+        )(params, grads)
+        np.testing.assert_allclose(by_params, c - np.mean(c, axis=0), atol=1e-6)
+        np.testing.assert_allclose(by_grads, by_params, atol=1e-6)
+
     def test_frozen_params_move_unless_they_are_left_out(self, on_params, params):
         make, project = on_params
         zeros = jax.tree.map(jnp.zeros_like, params)
