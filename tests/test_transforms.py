@@ -200,7 +200,7 @@ class TestEvery:
         [
             ({"axes": KernelAxes(-3)}, r"in_axis=-3 .*out of range .*'kernel' has shape \(4, 3\)"),
             ({"axes": {"kernel": FLAX}}, r"axes do not match .*no entry for 'bias'"),
-            ({"mask": {"kernel": True}}, r"mask do(es)? not match .*no entry for 'bias'"),
+            ({"mask": {"kernel": True}}, r"mask do not match .*no entry for 'bias'"),
             ({"axes": wcgc.by_path(("conv", FLAX))}, r"selects none of the paths: bias, kernel"),
         ],
     )

@@ -184,8 +184,8 @@ def _lookup(
     for key, _ in leaves:
         if key not in cut and _prefix(key, entries) is None:
             raise ValueError(
-                f"{argument.name} do not match the tree: there is no entry for {path_of(key)!r} "
-                f"among {_paths(entries)}."
+                f"entries of {argument.name} do not match the tree: there is no entry for "
+                f"{path_of(key)!r} among {_paths(entries)}."
             )
     for key, entry in entries.items():
         # What a mask has cut away may still be named, a tree without leaves takes any entries, and
@@ -194,8 +194,8 @@ def _lookup(
             continue
         if key not in present and _prefix(key, cut) is None:
             raise ValueError(
-                f"{argument.name} do not match the tree: there is no leaf {path_of(key)!r} among "
-                f"{_paths(dict(leaves))}."
+                f"entries of {argument.name} do not match the tree: there is no leaf "
+                f"{path_of(key)!r} among {_paths(dict(leaves))}."
             )
 
     def entry_at(key: Key) -> Any:
