@@ -1,11 +1,12 @@
 """PASCAL VOC 2012 segmentation, from the official archive or folder to arrays."""
 
+import contextlib
 import hashlib
 import io
 import re
 import tarfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,19 +64,21 @@ def load(data_dir: Path, split: SplitName, limit: int | None = None) -> tuple[Ma
     """
     if split not in LISTS:
         raise ValueError(f"split must be one of {', '.join(map(repr, LISTS))}, got {split!r}.")
-    read = find(data_dir)
-    train, test = (read_masks(read, read_names(read, name)[:limit]) for name in LISTS[split])
+    with opened(data_dir) as read:
+        train, test = (read_masks(read, read_names(read, name)[:limit]) for name in LISTS[split])
     return train, test
 
 
-def find(data_dir: Path) -> Read:
-    """Finds the set in a folder; returns what reads one of its files, by its name in VOC2012.
+@contextlib.contextmanager
+def opened(data_dir: Path) -> Iterator[Read]:
+    """Finds the set in a folder; gives what reads one of its files, by its name in VOC2012.
 
     The official archive is told by its digest; nothing is unpacked.
     """
-    for folder in (data_dir / FOLDER, data_dir / "VOC2012", data_dir):
-        if (folder / "ImageSets").is_dir():
-            return lambda name: (folder / name).read_bytes()
+    folders = data_dir / FOLDER, data_dir / "VOC2012", data_dir
+    if folder := next((place for place in folders if (place / "ImageSets").is_dir()), None):
+        yield lambda name: (folder / name).read_bytes()
+        return
     archive = data_dir / ARCHIVE if data_dir.is_dir() else data_dir
     if not archive.is_file():
         raise FileNotFoundError(
@@ -88,16 +91,16 @@ def find(data_dir: Path) -> Read:
             f"{archive} has the MD5 digest {digest}, the official one {MD5}: get it again from "
             f"{URL}"
         )
-    tar = tarfile.open(archive)  # noqa: SIM115  # it stays open for the function returned
-    members = {member.name: member for member in tar if member.isreg()}
+    with tarfile.open(archive) as tar:
+        members = {member.name: member for member in tar if member.isreg()}
 
-    def read(name: str) -> bytes:
-        if f"{FOLDER}/{name}" not in members:
-            raise FileNotFoundError(f"{archive} lacks {FOLDER}/{name}")
-        file = tar.extractfile(members[f"{FOLDER}/{name}"])
-        return file.read() if file else b""
+        def read(name: str) -> bytes:
+            if f"{FOLDER}/{name}" not in members:
+                raise FileNotFoundError(f"{archive} lacks {FOLDER}/{name}")
+            file = tar.extractfile(members[f"{FOLDER}/{name}"])
+            return file.read() if file else b""
 
-    return read
+        yield read
 
 
 def read_names(read: Read, name: str) -> list[str]:
