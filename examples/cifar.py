@@ -8,8 +8,16 @@ Both runs start from the same seed and see the same batches. The centralized one
 each convolution filter off its gradient before the optimizer (GC) and off its weights behind it
 (WC): `wcgc.centralized(...)` in `make_optimizer`. Networks, pipeline and recipes are those of
 "Weight and Gradient Centralization in Deep Neural Networks" (arXiv 2010.00866, Section 5), its 300
-epochs and their learning-rate steps scaled to `--epochs`. While batch normalization's running
-averages form, in the first hundreds of steps, test accuracy may stay behind training accuracy.
+epochs and their learning-rate steps scaled to `--epochs`.
+
+    command    images              plain     centralized    CPU time
+    the first  360 test digits     98.61 %   98.89 %         80 s
+    the second 10,000 of CIFAR-10  70.86 %   72.88 %         11 min 46 s
+
+These are single runs, seed 0, on 2 cores of an Intel Xeon with AVX-512 (Linux, Python 3.11, JAX
+0.10.2, Flax 0.12.8, Optax 0.2.8); 93 of the 60,000 CIFAR-10 images were decoded from JPEG. While
+batch normalization's running averages form, in the first hundreds of steps, test accuracy may stay
+behind: early gaps between the curves on digits say little.
 
 `--out` receives curves.png, metrics.json and the trained networks, which come back by
 
@@ -69,13 +77,13 @@ class Config:
     model: Literal["a", "c"] = "a"
     """Small network of the paper: (a) with batch normalization, (c) without."""
     gradients: Area = "tensor"
-    """Area that the centralized run averages the gradients over."""
+    """Area of GC in the centralized run, none for no GC."""
     params: Area = "tensor"
-    """Area that the centralized run averages the weights over."""
+    """Area of WC in the centralized run, none for no WC."""
     optimizer: Literal["paper", "adam", "sgd"] = "paper"
     """Recipe of the paper's Section 5: for cifar100 that is SGD, for the others Adam."""
     epochs: int = 18
-    """Passes over the images; the learning rate falls tenfold each sixth of them (2 at least)."""
+    """Passes over the images. After each sixth, at least 2, the learning rate drops tenfold."""
     batch_size: int = 50
     """Images a step."""
     seed: int = 0
@@ -266,12 +274,13 @@ def save(config: Config, runs: dict[str, Any], states: dict[str, Any]) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         for name, state in states.items():
             checkpointer.save(config.out.absolute() / name, state, force=True)
-    learning_rate, weight_decay, _ = RECIPES[config.recipe]
+    rate, decay, _ = RECIPES[config.recipe]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
     versions = {package: metadata.version(package) for package in packages}
     metrics = {
         "runs": runs,
-        "config": asdict(config) | {"learning_rate": learning_rate, "weight_decay": weight_decay},
+        "config": asdict(config),
+        "recipe": {"optimizer": config.recipe, "learning_rate": rate, "weight_decay": decay},
         "versions": {"wcgc": wcgc.__version__, "python": platform.python_version()} | versions,
         "device": {"kind": jax.devices()[0].device_kind, "machine": platform.platform()}
         | {"devices": jax.device_count(), "cpus": os.cpu_count()},

@@ -582,7 +582,8 @@ def test_a_whole_run(few_digits, standard_promotion, monkeypatch, tmp_path, caps
         means = jnp.mean(model.conv2.kernel[...], (0, 1, 2))
         assert (jnp.abs(means).max() < 1e-7) == (name == "centralized")
     assert metrics["config"]["batch_size"] == 16
-    assert metrics["config"]["learning_rate"] == 1e-3
+    recipe = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 5e-5}
+    assert metrics["recipe"] == recipe
     assert metrics["versions"]["jax"] == jax.__version__
     assert metrics["device"]["kind"] == jax.devices()[0].device_kind
     assert image.imread(out / "curves.png").shape[2] == 4
