@@ -88,12 +88,12 @@ class Engine:
         self.recipe = row.recipe
         self.task = tasks.TASKS[row.dataset]
         self.epochs = options.epochs_of(row)
-        images = len(data.train.labels)
-        self.steps = images // self.recipe.batch_size
+        self.images = {name: len(part.labels) for name, part in data._asdict().items()}
+        self.steps = self.images["train"] // self.recipe.batch_size
         if not self.steps:
             raise ValueError(
                 f"A batch of {row.dataset} has {self.recipe.batch_size} images, more than the "
-                f"{images} training images there are: raise --limit or leave it out."
+                f"{self.images['train']} training images there are: raise --limit or leave it out."
             )
         schedule = recipes.learning_rate(self.recipe, self.epochs * self.steps, options.drops)
         self.transform = methods.around(row, recipes.optimizer(self.recipe, schedule))

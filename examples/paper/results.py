@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ def name_of(run: Record) -> str:
     """A short name for a run, unique to its identity: for files."""
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
     return f"{run['row']['table']}-{run['row']['number']}-seed{run['seed']}-{digest}"
+
+
+def folder_of(runs: Sequence[Record]) -> str:
+    """A name for what runs that are trained side by side have in common: for a folder."""
+    first, *others = map(name_of, runs)
+    if not others:
+        return first
+    return f"{first}-and-{hashlib.sha256(' '.join(others).encode()).hexdigest()[:16]}"
 
 
 def path_of(out: Path, table: Table) -> Path:

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import rich.progress
 
 import wcgc
 from examples.paper import results, training
-from examples.paper.data import Data, load
+from examples.paper.data import load
 from examples.paper.engine import Engine, Options
 from examples.paper.rows import Row
 
@@ -80,39 +81,56 @@ def run(work: Work) -> list[str]:
     # The speed is estimated over all epochs so far: a shorter window might not hold a single one.
     with rich.progress.Progress(*columns, console=console, speed_estimate_period=1e9) as progress:
         epochs = work.options.epochs_of(work.rows[0])
-        whole = progress.add_task("all runs", total=left * epochs)
+        whole, done = progress.add_task("all runs", total=left * epochs), 0
         for row, seeds in todo:
+            engine_for = functools.cache(functools.partial(Engine, row, work.options, data))
             for start in range(0, len(seeds), work.seeds_at_once):
                 group = seeds[start : start + work.seeds_at_once]
-                names = [results.name_of(results.identity(row, s, work.options)) for s in group]
-                folder = work.out / "unfinished" / "+".join(names)
-                with contextlib.ExitStack() as stack:
-                    locks = [work.out / "unfinished" / f"{name}.lock" for name in names]
-                    if not all(stack.enter_context(results.hold(lock)) for lock in locks):
-                        refused.append(f"{row.name}, seed {', '.join(map(str, group))}")
-                        progress.console.print(f"{refused[-1]}: refused, another process is at it")
-                    elif set(group) <= set(work.missing(row)):
-                        _run_group(work, row, group, data, folder, progress)
-                progress.update(whole, advance=len(group) * epochs)
+                with _hold(work, row, group) as is_mine:
+                    if not is_mine:
+                        refused.append(_name(row, group))
+                        console.print(f"{refused[-1]}: refused, another process is at it")
+                    # What another process has finished since is not missing any more.
+                    elif still := [seed for seed in work.missing(row) if seed in group]:
+                        _run_group(work, engine_for(len(still)), still, progress, whole)
+                done += len(group) * epochs
+                progress.update(whole, completed=done)
     return refused
+
+
+@contextlib.contextmanager
+def _hold(work: Work, row: Row, seeds: Sequence[int]) -> Iterator[bool]:
+    """Locks the runs of a group, and says whether that succeeded for all of them."""
+    with contextlib.ExitStack() as stack:
+        names = [results.name_of(results.identity(row, seed, work.options)) for seed in seeds]
+        locks = [work.out / "unfinished" / f"{name}.lock" for name in names]
+        yield all(stack.enter_context(results.hold(lock)) for lock in locks)
+
+
+def _name(row: Row, seeds: Sequence[int]) -> str:
+    return f"{row.name}, seed {', '.join(map(str, seeds))}"
 
 
 def _run_group(
     work: Work,
-    row: Row,
+    engine: Engine,
     seeds: Sequence[int],
-    data: Data,
-    folder: Path,
     progress: rich.progress.Progress,
+    whole: rich.progress.TaskID,
 ) -> None:
-    engine = Engine(row, work.options, data, len(seeds))
-    name = f"{row.name}, seed {', '.join(map(str, seeds))}"
-    bar = progress.add_task(name, total=engine.epochs)
+    row = engine.row
+    runs = [results.identity(row, seed, work.options) for seed in seeds]
+    folder = work.out / "unfinished" / results.folder_of(runs)
+    bar = progress.add_task(_name(row, seeds), total=engine.epochs)
+    done = 0
 
     def tell(epoch: int, text: str) -> None:
+        nonlocal done
         progress.update(bar, completed=epoch, refresh=True)
+        progress.update(whole, advance=(epoch - done) * len(seeds))
+        done = epoch
         if not progress.console.is_terminal:
-            progress.console.print(f"{name}, epoch {epoch}: {text}")
+            progress.console.print(f"{_name(row, seeds)}, epoch {epoch}: {text}")
 
     outcomes = training.train(
         engine, seeds, folder, work.checkpoint_every, TEST_EVERY[row.dataset], on_epoch=tell
@@ -120,17 +138,17 @@ def _run_group(
     machine = describe_machine()
     records = [
         {
-            "run": results.identity(row, seed, work.options),
+            "run": run,
             "paper": row.paper,
             **dataclasses.asdict(outcome),
-            "images": {"train": len(data.train.labels), "test": len(data.test.labels)},
+            "images": engine.images,
             "seeds_at_once": len(seeds),
             "devices": engine.devices,
             "machine": machine,
             "command": command(sys.argv[1:]),
             "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        for seed, outcome in zip(seeds, outcomes, strict=True)
+        for run, outcome in zip(runs, outcomes, strict=True)
     ]
     results.append(results.path_of(work.out, row.table), records)
     shutil.rmtree(folder)
@@ -138,7 +156,7 @@ def _run_group(
     for seed, outcome in zip(seeds, outcomes, strict=True):
         reached = "nan" if outcome.accuracy is None else f"{outcome.accuracy:.2f} %"
         progress.console.print(
-            f"{row.name}, seed {seed}: {reached} (paper: {row.paper} %), "
+            f"{_name(row, [seed])}: {reached} (paper: {row.paper} %), "
             f"{sum(filter(None, outcome.curves['seconds'])):.0f} s"
         )
 
