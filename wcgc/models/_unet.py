@@ -14,24 +14,26 @@ SMALLEST_SIDE = 67
 class ResidualUNet(nnx.Module):
     """A residual network with U-connections for segmentation: network (d) of the paper.
 
-    Follows dlib's segmentation network. The output has the input's height and width. Sides of
-    227 + 32 k, k = -5, -4, ..., fit every connection exactly; at others each encoder tensor is
-    resized (bilinear) to the decoder tensor that it is joined to, and at last the logits to the
-    images. The smallest side is 67.
+    Assumed to be dlib's residual segmentation network with U-connections, layer by layer:
 
-    | layer | filters x side at 227 |
-    |---|---|
-    | `conv_stem` 7x7, stride 2 (joined in 5.) | 64x111 |
-    | max pool 3x3, stride 2; `stage1` of 3 residual blocks (joined in 4.) | 64x55 |
-    | `down2`, `stage2` of 2 (joined in 3.) | 128x27 |
-    | `down3`, `stage3` of 2 (joined in 2.) | 256x13 |
-    | `down4`, `stage4` of 2 | 512x6 |
-    | 2. `up4`, `up_stage4` of 2; encoder tensor before it | 768x13 |
-    | 3. `up3`, `up_stage3` of 2; encoder tensor before it | 384x27 |
-    | 4. `up2`, `up_stage2` of 2; encoder tensor before it | 192x55 |
-    | 5. `up1`, `up_stage1` of 2; encoder tensor before it | 128x111 |
-    | `conv_out`, transposed 7x7, stride 2 | 64x227 |
-    | `head`, transposed 1x1 | classes x 227 |
+    | layers | joined behind | filters x side at 227 |
+    |---|---|---|
+    | `conv_stem` 7x7, stride 2 | | 64x111 |
+    | max pool 3x3, stride 2; `stage1`, 3 residual blocks | | 64x55 |
+    | `down2`; `stage2`, 2 residual blocks | | 128x27 |
+    | `down3`; `stage3`, 2 residual blocks | | 256x13 |
+    | `down4`; `stage4`, 2 residual blocks | | 512x6 |
+    | `up4`; `up_stage4`, 2 residual blocks | `stage3` | 768x13 |
+    | `up3`; `up_stage3`, 2 residual blocks | `stage2` | 384x27 |
+    | `up2`; `up_stage2`, 2 residual blocks | `stage1` | 192x55 |
+    | `up1`; `up_stage1`, 2 residual blocks | `conv_stem` | 128x111 |
+    | `conv_out`, transposed 7x7, stride 2 | | 64x227 |
+    | `head`, transposed 1x1 | | classes x 227 |
+
+    The output has the height and width of the images. Sides of 67, 99, ..., 227, 259, ... (steps
+    of 32) fit every connection exactly; at others each encoder tensor is resized (bilinear) to the
+    decoder tensor that it is joined with, and at last the logits to the images. Differentiate in
+    reverse mode: the transposed convolutions have no forward mode.
 
     Args:
       classes: how many logits a pixel has; 21 for VOC2012 with its background.
