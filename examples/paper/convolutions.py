@@ -43,12 +43,11 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list, args: list) -> list:
     for equation in jaxpr.eqns:
         inputs = map(read, equation.invars)
         if equation.primitive is lax.conv_general_dilated_p:
-            outputs = _convolve(*inputs, **equation.params)
+            outputs = [_convolve(*inputs, **equation.params)]
         else:
             params = equation.primitive.get_bind_params(equation.params)
-            outputs = equation.primitive.bind(*inputs, **params)
-        if not equation.primitive.multiple_results:
-            outputs = [outputs]
+            bound = equation.primitive.bind(*inputs, **params)
+            outputs = bound if equation.primitive.multiple_results else [bound]
         values.update(zip(equation.outvars, outputs, strict=True))
     return list(map(read, jaxpr.outvars))
 

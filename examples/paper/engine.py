@@ -144,8 +144,7 @@ class Engine:
 
     def _init_one(self, seed: jax.Array) -> State:
         model = self._build(jax.random.fold_in(jax.random.key(seed), 0))
-        _, params, statistics = nnx.split(model, nnx.Param, ...)
-        params, statistics = nnx.as_pure(params), nnx.as_pure(statistics)
+        params, statistics = _parts(model)
         return State(params, statistics, self.transform.init(params))
 
     def _train_one(
@@ -160,9 +159,9 @@ class Engine:
         def learn(params, statistics, images, labels):
             model = nnx.merge(self.graph, params, statistics)
             logits = model(images)
-            _, _, statistics = nnx.split(model, nnx.Param, ...)
+            _, statistics = _parts(model)
             counts = tasks.count_correct(logits, labels)
-            return tasks.loss(logits, labels), (nnx.as_pure(statistics), counts)
+            return tasks.loss(logits, labels), (statistics, counts)
 
         grad = self._rewritten(jax.value_and_grad(learn, has_aux=True))
 
@@ -195,7 +194,7 @@ class Engine:
 
         def step(_, indices):
             images, labels = self.task.whole(self._take(data, jnp.minimum(indices, count - 1)))
-            exists = (indices < count).reshape(-1, *[1] * (labels.ndim - 1))
+            exists = jnp.expand_dims(indices < count, (*range(1, labels.ndim),))
             labels = jnp.where(exists, labels, IGNORED)
             logits = self._rewritten(infer)(images)
             counts = tasks.count_correct(logits, labels)
@@ -209,6 +208,12 @@ class Engine:
         """Gathers a batch, each device its part."""
         batch = jax.tree.map(lambda array: array[indices], data)
         return jax.lax.with_sharding_constraint(batch, self._split)
+
+
+def _parts(model: nnx.Module) -> tuple[Any, Any]:
+    """The parameters of a model, and what else changes in training, as trees of arrays."""
+    params, statistics = nnx.Param, nnx.Not(nnx.Param)
+    return nnx.as_pure(nnx.state(model, params)), nnx.as_pure(nnx.state(model, statistics))
 
 
 def _over(seeds: int, function: Callable, in_axes: tuple[int | None, ...]) -> Callable:

@@ -98,7 +98,7 @@ def learning_rate(recipe: Recipe, steps: int, drops: Drops = "paper") -> optax.S
         stage = recipe.drop_after / recipe.epochs
         shares = [stage * count for count in range(1, recipe.epochs // recipe.drop_after)]
     elif drops == "late":
-        shares = LATE_DROPS
+        shares = [*LATE_DROPS]
     else:
         raise ValueError(f"drops must be 'paper' or 'late', got {drops!r}.")
     ends = jnp.array([round(share * steps) for share in shares], jnp.int32)

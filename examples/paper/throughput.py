@@ -47,7 +47,7 @@ def main(config: Config) -> None:
         "loop": loop_epochs(row, data),
     }
     seeds = {"engine": config.seeds_at_once, "loop": 1}
-    rates = {name: [] for name in rivals}
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
     for turn in rich.progress.track(range(config.turns + 1), "turns"):
         for name, train in rivals.items():
             start = time.perf_counter()
