@@ -85,7 +85,7 @@ class Config:
     epochs: int = 18
     """Passes over the images. After each sixth, at least 2, the learning rate drops tenfold."""
     batch_size: int = 50
-    """Images a step."""
+    """Images a step, spread over as many local devices as divide it."""
     seed: int = 0
     """Of the initial weights, the batches and the crops."""
     out: Path = Path("runs") / "cifar"
@@ -202,8 +202,11 @@ def fit(
     name: str, model, optimizer, data: tuple[Split, Split], order: np.ndarray, seed: int
 ) -> dict[str, list[float]]:
     """Trains the model in place on the batches of `order`; returns curves, one value an epoch."""
-    training, test = jax.device_put(data)
-    key = jax.random.key(seed)
+    everywhere, split = spread(order.shape[-1])
+    training, test = jax.device_put(data, everywhere)
+    for module in (model, optimizer):
+        nnx.update(module, jax.device_put(nnx.state(module), everywhere))
+    key = jax.device_put(jax.random.key(seed), everywhere)
     curves: dict[str, list[float]]
     curves = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
     columns = rich.progress.Progress.get_default_columns()
@@ -213,6 +216,7 @@ def fit(
             model.train()
             learned = []
             for batch in epoch:
+                batch = jax.device_put(batch, split)
                 learned.append(train_step(model, optimizer, training, batch, key))
                 progress.advance(bar)
             model.eval()
@@ -224,6 +228,14 @@ def fit(
                 curve.append(value)
             progress.update(bar, latest=f"loss {loss:.3f}, test accuracy {values[-1]:.2%}")
     return curves
+
+
+def spread(batch_size: int) -> tuple[jax.NamedSharding, jax.NamedSharding]:
+    """Places a copy, or a share of the batch, on each of as many local devices as divide it."""
+    devices = jax.local_devices()[: math.gcd(batch_size, jax.local_device_count())]
+    axes = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((len(devices),), ("batch",), axes, devices=devices)
+    return jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("batch"))
 
 
 @nnx.jit

@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import struct
+import subprocess
 import sys
 import tarfile
 import threading
@@ -587,6 +588,41 @@ def test_a_whole_run(few_digits, standard_promotion, monkeypatch, tmp_path, caps
     assert metrics["versions"]["jax"] == jax.__version__
     assert metrics["device"]["kind"] == jax.devices()[0].device_kind
     assert image.imread(out / "curves.png").shape[2] == 4
+
+
+FIT_A_FEW = """
+import json, jax, numpy as np, optax
+from flax import nnx
+from examples import cifar
+
+config = cifar.Config(model="c", epochs=1, batch_size=16)
+data = tuple(cifar.Split(part.images[:48], part.labels[:48]) for part in cifar.load_digits())
+order = cifar.draw_batches(48, config)
+model = cifar.make_model(config, "tensor")
+transform = cifar.make_optimizer("adam", 1, 3, "tensor", "tensor")
+optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+curves = cifar.fit("few", model, optimizer, data, order, seed=0)
+kernel = model.conv1.kernel[...]
+print(json.dumps([len(kernel.sharding.device_set), curves["train_loss"]]))
+"""
+
+
+def test_the_batch_is_spread_over_all_local_devices():
+    results = {}
+    for devices in 1, 8:
+        done = subprocess.run(
+            [sys.executable, "-c", FIT_A_FEW],
+            cwd=SCRIPT.parent.parent,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        results[devices] = json.loads(done.stdout.splitlines()[-1])
+    assert [results[1][0], results[8][0]] == [1, 8]
+    # Float32 sums in another order: some tens of roundings of a loss of about 2.
+    np.testing.assert_allclose(results[1][1], results[8][1], rtol=1e-5)
 
 
 def test_runs_share_their_seed_and_replace_earlier_results(
