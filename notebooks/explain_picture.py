@@ -1,6 +1,6 @@
 """Draws what `wcgc.explain` prints for a model with one layer of each kind, as an SVG.
 
-    python notebooks/explain_picture.py notebooks/explain.svg
+python notebooks/explain_picture.py notebooks/explain.svg
 """
 
 import io
