@@ -15,8 +15,7 @@ from examples.paper.recipes import Drops
 from examples.paper.rows import Model, Row, Table, choose
 from examples.paper.voc import SplitName
 
-# Left to itself a GPU adds in whatever order, so that a seed would give other numbers each time.
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+DETERMINISTIC = "xla_gpu_deterministic_ops"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +46,18 @@ class Selection:
     seeds_at_once: int = 1
     """Train so many seeds of a row side by side; faster where one leaves the device idle."""
 
+    deterministic: bool = True
+    """On a GPU: give the same bits each time, a killed run too, at the cost of speed."""
+
     def chosen(self) -> list[Row]:
         """The rows, at least one."""
         for name, value in dataclasses.asdict(self).items():
             if type(value) is int and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
+            # JAX reads this when it is first used, which is later.
+            value = str(self.deterministic).lower()
+            os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}={value}".strip()
         return choose(self.table, self.model, self.rows)
 
     def options(self) -> Options:
@@ -134,8 +140,6 @@ class Report:
 
 def main() -> None:
     """Reads the command line and does what it says."""
-    if "xla_gpu_deterministic_ops" not in (flags := os.environ.get("XLA_FLAGS", "")):
-        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
     command = tyro.extras.subcommand_cli_from_dict(
         {"table": Train, "list": List, "report": Report}, prog="python -m examples.paper"
     )
