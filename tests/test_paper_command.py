@@ -73,6 +73,7 @@ def test_places_of_the_machine_stay_out_of_the_records():
 )
 def test_what_cannot_be_is_refused(arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(sys, "argv", ["examples.paper", *arguments])
     with pytest.raises(SystemExit) as refusal:
         command.main()
@@ -80,7 +81,24 @@ def test_what_cannot_be_is_refused(arguments, message, monkeypatch, capsys, tmp_
     assert message in told
 
 
+@pytest.mark.parametrize(
+    ("option", "flags", "expected"),
+    [
+        ([], "--xla_a=1", "--xla_a=1 --xla_gpu_deterministic_ops=true"),
+        (["--no-deterministic"], "", "--xla_gpu_deterministic_ops=false"),
+        ([], "--xla_gpu_deterministic_ops=false", "--xla_gpu_deterministic_ops=false"),
+    ],
+)
+def test_xla_is_asked_for_the_same_bits(option, flags, expected, monkeypatch, tmp_path):
+    arguments = ["x", "list", "5", "--no-measure", "--out", str(tmp_path), *option]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    command.main()
+    assert os.environ["XLA_FLAGS"] == expected
+
+
 def test_list_needs_neither_data_nor_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(
         sys, "argv", ["x", "list", "5", "--no-measure", "--out", str(tmp_path), "--seeds", "3"]
     )

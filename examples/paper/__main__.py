@@ -54,10 +54,6 @@ class Selection:
         for name, value in dataclasses.asdict(self).items():
             if type(value) is int and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
-            # JAX reads this when it is first used, which is later.
-            value = str(self.deterministic).lower()
-            os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}={value}".strip()
         return choose(self.table, self.model, self.rows)
 
     def options(self) -> Options:
@@ -143,6 +139,11 @@ def main() -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         {"table": Train, "list": List, "report": Report}, prog="python -m examples.paper"
     )
+    flags = os.environ.get("XLA_FLAGS", "")
+    if isinstance(command, Selection) and DETERMINISTIC not in flags:
+        # JAX reads this when it is first used, which is later.
+        value = str(command.deterministic).lower()
+        os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}={value}".strip()
     try:
         command()
     except (OSError, ValueError) as error:
