@@ -38,14 +38,16 @@ def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
     """`x` with mean 0 and standard deviation 1 over `axes`."""
+    scale = _scale(x, axes)
     # Twice, since the first time leaves rounding errors behind, all that a constant slice then has.
-    x = centralized_array(centralized_array(x, axes), axes)
+    x = centralized_array(centralized_array(x * scale.astype(x.dtype), axes), axes)
     deviation = _root_mean_square(x, axes)
-    return x / jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation))).astype(x.dtype)
+    return x / jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation)) * scale).astype(x.dtype)
 
 
 def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.Array:
     """`x` with Euclidean norm `norm` over `axes`; zero slices stay zero."""
+    x = x * _scale(x, axes).astype(x.dtype)
     size = math.prod(x.shape[axis] for axis in axes)
     length = _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
     return x * (_like(norm, length) / _one_where(length == 0, length)).astype(x.dtype)
@@ -113,7 +115,8 @@ def standardize(
     r"""Brings each slice of each kernel to mean 0 and standard deviation 1: WS (Eq. 3).
 
     For every slice, :math:`W_j \leftarrow (W_j - \overline{W_j}) / \sqrt{var(W_j) + eps}`, with
-    the variance of the slice as a population (ddof 0).
+    the variance of the slice as a population (ddof 0). No sum or square on the way overflows or
+    vanishes, whatever the magnitude of the slice.
 
     Args:
       tree: arrays in any containers; see `centralize` for what is left alone.
@@ -155,13 +158,15 @@ def normalize(
 ) -> Any:
     r"""Scales each slice of each kernel to the Euclidean norm `norm`: WN (Eq. 1).
 
-    For every slice, :math:`W_j \leftarrow k W_j / \|W_j\|` with k = `norm`.
+    For every slice, :math:`W_j \leftarrow k W_j / \|W_j\|` with k = `norm`. No square on the way
+    overflows or vanishes, whatever the magnitude of the slice.
 
     Args:
       tree: arrays in any containers; see `centralize` for what is left alone.
       area: what a slice is; see `centralize`.
       norm: the norm that each slice is given, positive. The paper uses 1. A slice of zeros has no
-        direction and stays zero.
+        direction and stays zero, and so may one below the smallest normal number, which XLA
+        takes for zeros on a CPU.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
 
@@ -211,15 +216,26 @@ def widened(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
+def _scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The power of two that brings the largest entry of each slice to 2 or more, below 4.
+
+    Scaling by it is exact, and keeps sums and squares from overflowing or vanishing. The results do
+    not depend on it, so neither do their derivatives. For slices of zeros it is some finite number.
+    """
+    x = jax.lax.stop_gradient(x)
+    magnitude = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if jnp.iscomplexobj(x) else jnp.abs(x)
+    largest = jnp.max(magnitude, axis=axes, keepdims=True)
+    largest = _one_where(largest == 0, largest)
+    mantissa, _ = jnp.frexp(largest)
+    # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
+    return 4 * mantissa / largest
+
+
 def _root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    magnitude = jnp.abs(x)
-    # Divided by their largest, squares neither overflow nor vanish. The result does not depend on
-    # the divisor, so neither does its derivative.
-    largest = jax.lax.stop_gradient(jnp.max(magnitude, axis=axes, keepdims=True))
-    is_zero = largest == 0
-    mean_square = slice_mean(jnp.square(magnitude / _one_where(is_zero, largest)), axes)
+    mean_square = slice_mean(jnp.square(jnp.abs(x)), axes)
+    is_zero = mean_square == 0
     # The square root has no derivative at zero; that of a slice of zeros shall be zero.
-    return jnp.sqrt(_one_where(is_zero, mean_square)) * largest
+    return jnp.where(is_zero, mean_square, jnp.sqrt(_one_where(is_zero, mean_square)))
 
 
 def _one_where(condition: jax.Array, x: jax.Array) -> jax.Array:
