@@ -43,11 +43,13 @@ import tarfile
 import tempfile
 import time
 import urllib.request
+import warnings
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,10 +125,22 @@ class Split(NamedTuple):
 
 
 def main(config: Config) -> None:
+    """Keeps other runs away from the folder for the results, and trains."""
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(config.out / ".lock", blocking=False):
+            compare(config)
+    except filelock.Timeout as error:
+        message = f"another run is at work for {config.out}: wait for it or give another --out"
+        raise SystemExit(f"cifar.py: {message}") from error
+    except OSError as error:
+        raise SystemExit(f"cifar.py: {error}") from error
+
+
+def compare(config: Config) -> None:
     """Trains both networks, one after the other, prints and saves what came out."""
     digits = config.dataset == "digits"
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
         data = load_digits() if digits else load_cifar(config.dataset, config.data_dir)
         order = draw_batches(len(data[0].labels), config)
     except (OSError, ValueError) as error:
@@ -146,7 +160,10 @@ def main(config: Config) -> None:
         runs[name] = {"test_accuracy": accuracy, "curves": curves, "seconds": seconds}
         states[name] = nnx.state(model)
     rich.print(table)
-    save(config, runs, states)
+    try:
+        save(config, runs, states)
+    except (OSError, ValueError) as error:  # of a full disk, Orbax raises the latter
+        raise SystemExit(f"cifar.py: nothing could be saved in {config.out}: {error}") from error
     print(f"Learning curves, metrics and checkpoints are in {config.out}")
 
 
@@ -284,10 +301,7 @@ def count_correct(model, part: Split) -> jax.Array:
 
 
 def save(config: Config, runs: dict[str, Any], states: dict[str, Any]) -> None:
-    """Writes checkpoints, plot and metrics; each appears whole or not at all, the metrics last."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        for name, state in states.items():
-            checkpointer.save(config.out.absolute() / name, state, force=True)
+    """Replaces checkpoints, plot and metrics once all are written; without metrics, it was not."""
     rate, decay, _ = RECIPES[config.recipe]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
     versions = {package: metadata.version(package) for package in packages}
@@ -301,11 +315,21 @@ def save(config: Config, runs: dict[str, Any], states: dict[str, Any]) -> None:
         "command": sys.argv,
     }
     with tempfile.TemporaryDirectory(dir=config.out, prefix=".part-") as scratch:
-        plot(runs, config).savefig(Path(scratch) / "curves.png", dpi=150)
+        new, old = (Path(scratch).absolute() / name for name in ("new", "old"))
+        new.mkdir()
+        old.mkdir()
+        with ocp.StandardCheckpointer() as checkpointer:
+            for name, state in states.items():
+                checkpointer.save(new / name, state)
+        plot(runs, config).savefig(new / "curves.png", dpi=150)
         text = json.dumps(metrics, indent=2, default=str)
-        (Path(scratch) / "metrics.json").write_text(text + "\n")
-        for part in sorted(Path(scratch).iterdir()):
-            part.replace(config.out / part.name)
+        (new / "metrics.json").write_text(text + "\n")
+        parts = sorted(new.iterdir(), key=lambda part: part.name == "metrics.json")
+        for part in reversed(parts):
+            if (config.out / part.name).exists():
+                (config.out / part.name).rename(old / part.name)
+        for part in parts:
+            part.rename(config.out / part.name)
 
 
 def plot(runs: dict[str, Any], config: Config) -> Figure:
@@ -361,6 +385,33 @@ FILES = {  # how many images each file holds; the last one holds the test images
     "cifar100": {"train": 50_000, "test": 10_000},
 }
 LABELS = {"cifar10": (1, b"labels"), "cifar100": (2, b"fine_labels")}  # bytes a record, key
+MD5 = {  # of the unpacked files
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "train.bin": "6172c7755cfe09b2fe270c85cebc1b15",
+    "test.bin": "4499cfba6c016c1be1438163640a0898",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+}
+LABELS_MD5 = {  # of the labels alone, for copies of CIFAR-10 whose pixels have been re-encoded
+    "data_batch_1.bin": "30f55b79f7954f592721267e37ffcbcf",
+    "data_batch_2.bin": "bdca50851f742064551c3fa947e975d6",
+    "data_batch_3.bin": "23228d18cd9f4c032bb8cfa72996e3ef",
+    "data_batch_4.bin": "61be7314d261d42101f429408af67a28",
+    "data_batch_5.bin": "8ca6bc10f4bd0e81fba552f724423842",
+    "test_batch.bin": "251f18ce75337ae9ca5d0dbd7ea62cf4",
+}
+LARGEST = 200 << 20  # bytes, more than any of the files has
 
 
 def load_cifar(dataset: str, data_dir: Path) -> tuple[Split, Split]:
@@ -380,7 +431,7 @@ def find_files(dataset: str, data_dir: Path) -> dict[Path, bytes]:
         for place in (data_dir, data_dir / folder):
             paths = [place / name for name in file_names(dataset, archive)]
             if any(path.is_file() for path in paths):
-                return {path: path.read_bytes() for path in paths}
+                return {path: read_file(path) for path in paths}
         if (data_dir / archive).is_file():
             return read_archive(dataset, data_dir / archive)
     return {}
@@ -391,6 +442,22 @@ def file_names(dataset: str, archive: str) -> list[str]:
     return [name + ".bin" * ("binary" in archive) for name in FILES[dataset]]
 
 
+def read_file(path: Path) -> bytes:
+    """Reads an official file, told by its digest, or one of CIFAR-10 that has other pixels."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing or no regular file")
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any official file")
+    raw, record = path.read_bytes(), 1 + 3 * 32 * 32
+    digest, official = hashlib.md5(raw).hexdigest(), MD5[path.name]
+    if digest != official:
+        labels = hashlib.md5(raw[::record]).hexdigest()
+        if len(raw) % record or labels != LABELS_MD5.get(path.name):
+            raise ValueError(f"{path} has the MD5 digest {digest}, the official file {official}")
+        warnings.warn(f"{path} has the official labels, but pixels of its own", stacklevel=2)
+    return raw
+
+
 def read_archive(dataset: str, path: Path) -> dict[Path, bytes]:
     """Reads an official archive, told by its digest; nothing is unpacked, no link is followed."""
     archive, folder = identify(dataset, path)
@@ -398,10 +465,12 @@ def read_archive(dataset: str, path: Path) -> dict[Path, bytes]:
     found = {}
     with tarfile.open(path) as tar:
         for member in tar:
-            if member.name in names and member.isreg() and (file := tar.extractfile(member)):
+            if member.name not in names or not member.isreg() or member.size > LARGEST:
+                continue
+            if file := tar.extractfile(member):
                 found[member.name] = file.read()
     if missing := [name for name in names if name not in found]:
-        raise ValueError(f"{path} lacks {', '.join(missing)} as regular files")
+        raise ValueError(f"{path} lacks {', '.join(missing)} as regular files of usual size")
     return {path / name: found[name] for name in names}
 
 

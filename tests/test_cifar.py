@@ -1,128 +1,33 @@
 """The example on tiny sets in the official layouts: reading, pipeline, recipes, and a whole run."""
 
-import functools
 import hashlib
-import http.server
-import importlib.util
 import io
 import json
 import os
 import pathlib
 import pickle
-import struct
 import subprocess
 import sys
 import tarfile
-import threading
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tiny_sets
 import tyro
 from flax import nnx
 from matplotlib import image
+from tiny_sets import BINARY, PYTHON, declare_official, python2_pickle
 
 import wcgc.models
+from examples import cifar
 
-SCRIPT = pathlib.Path(__file__).parent.parent / "examples" / "cifar.py"
-SPEC = importlib.util.spec_from_file_location("cifar", SCRIPT)
-cifar = sys.modules["cifar"] = importlib.util.module_from_spec(SPEC)  # dataclasses look it up
-SPEC.loader.exec_module(cifar)
+official, write_archive = tiny_sets.official, tiny_sets.write_archive
+server = tiny_sets.server
 
-BINARY = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
-PYTHON = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
-
-
-# Sets of a few images in the official layouts
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2's `str`."""
-
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
-
-    def save_bytes(self, value):
-        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
-
-    dispatch[bytes] = save_bytes
-    dispatch[str] = lambda self, value: self.save_bytes(value.encode())
-
-
-def python2_pickle(value):
-    """What Python 2 with the NumPy of its time would write."""
-    file = io.BytesIO()
-    Python2Pickler(file, 2).dump(value)
-    raw = file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    return raw.replace(b"u1\x89\x88\x87", b"u1K\0K\1\x87")  # dtype("u1", 0, 1), no bools
-
-
-def encode(dataset, archive, images, labels):
-    """One official file: binary records, or a pickled batch."""
-    pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    coarse = labels // 5
-    if "python" in archive:
-        names = {b"filenames": [b"x.png"] * len(labels), b"batch_label": b"batch", b"data": pixels}
-        if dataset == "cifar100":
-            names |= {b"coarse_labels": coarse.tolist(), b"fine_labels": labels.tolist()}
-        else:
-            names |= {b"labels": labels.tolist()}
-        return python2_pickle(names)
-    columns = [coarse, labels] if dataset == "cifar100" else [labels]
-    return np.column_stack([*columns, pixels]).astype(np.uint8).tobytes()
-
-
-@pytest.fixture
-def official(monkeypatch, rng):
-    """The true images and labels of two sets with few images, and a function that writes them."""
-    few = {
-        "cifar10": dict.fromkeys(cifar.FILES["cifar10"], 3),
-        "cifar100": {"train": 15, "test": 4},
-    }
-    monkeypatch.setattr(cifar, "FILES", few)
-    truth = {
-        dataset: {
-            name: cifar.Split(
-                rng.integers(0, 256, (count, 32, 32, 3), np.uint8),
-                rng.integers(0, cifar.CLASSES[dataset], count, np.int32),
-            )
-            for name, count in few[dataset].items()
-        }
-        for dataset in few
-    }
-
-    def write(dataset, archive, folder):
-        folder.mkdir(parents=True)
-        suffix = ".bin" if "binary" in archive else ""
-        for name, split in truth[dataset].items():
-            (folder / (name + suffix)).write_bytes(encode(dataset, archive, *split))
-
-    return truth, write
-
-
-@pytest.fixture
-def write_archive(official, monkeypatch, tmp_path):
-    """Writes an archive in `folder` and makes its digest the official one."""
-
-    def write(dataset, archive, folder, change=lambda tar: None):
-        inner = cifar.ARCHIVES[dataset][archive][1]
-        official[1](dataset, archive, tmp_path / "unpacked" / inner)
-        folder.mkdir(exist_ok=True)
-        with tarfile.open(folder / archive, "w:gz") as tar:
-            change(tar)
-            tar.add(tmp_path / "unpacked" / inner, inner)
-        declare_official(monkeypatch, dataset, folder / archive)
-        return folder / archive
-
-    return write
-
-
-def declare_official(monkeypatch, dataset, path):
-    md5 = hashlib.md5(path.read_bytes()).hexdigest()
-    folder = cifar.ARCHIVES[dataset][path.name][1]
-    monkeypatch.setitem(cifar.ARCHIVES[dataset], path.name, (md5, folder))
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def assert_is(loaded, truth):
@@ -269,30 +174,6 @@ def test_follows_no_link_and_writes_nothing_outside(kind, write_archive, tmp_pat
 
 
 # Download
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A loopback server of `tmp_path/www`; `cut` bytes are missing at the end of each answer."""
-    (tmp_path / "www").mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        cut = 0
-
-        def copyfile(self, source, outputfile):
-            raw = source.read()
-            outputfile.write(raw[: len(raw) - Handler.cut])
-
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Handler, directory=tmp_path / "www")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_address[1]}/", Handler
-        running.shutdown()
-        thread.join()
 
 
 def test_downloads_once(server, write_archive, official, monkeypatch, tmp_path):
@@ -563,7 +444,13 @@ def test_a_whole_run(few_digits, standard_promotion, monkeypatch, tmp_path, caps
     out = tmp_path / "deep" / "out"
     config = cifar.Config(epochs=2, batch_size=16, out=out)
     cifar.main(config)
-    assert sorted(os.listdir(out)) == ["centralized", "curves.png", "metrics.json", "plain"]
+    assert sorted(os.listdir(out)) == [
+        ".lock",
+        "centralized",
+        "curves.png",
+        "metrics.json",
+        "plain",
+    ]
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["runs"]) == ["plain", "centralized"]
     printed = capsys.readouterr().out
@@ -612,7 +499,7 @@ def test_the_batch_is_spread_over_all_local_devices():
     for devices in 1, 8:
         done = subprocess.run(
             [sys.executable, "-c", FIT_A_FEW],
-            cwd=SCRIPT.parent.parent,
+            cwd=ROOT,
             env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
             capture_output=True,
             text=True,
@@ -642,7 +529,7 @@ def test_a_run_that_diverges_is_stopped(few_digits, monkeypatch, tmp_path):
     monkeypatch.setattr(cifar, "train_step", lambda *_: (np.float32("nan"), np.float32(0.1)))
     with pytest.raises(SystemExit, match="the plain network diverged, its loss is nan"):
         cifar.main(cifar.Config(model="c", batch_size=16, out=tmp_path))
-    assert not os.listdir(tmp_path)
+    assert os.listdir(tmp_path) == [".lock"]
 
 
 def test_an_output_folder_that_cannot_be_is_refused_before_training(tmp_path):

@@ -1,17 +1,10 @@
-"""The command line and the runner: skipping, refusing, and a run that is killed."""
+"""The command line and the runner: skipping and refusing."""
 
 import dataclasses
-import json
 import os
-import shlex
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from examples.paper import __main__ as command
@@ -19,8 +12,6 @@ from examples.paper import results, rows, runner
 from examples.paper.data import Data
 from examples.paper.engine import Options
 from examples.paper.estimate import noise
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -106,52 +97,3 @@ def test_list_needs_neither_data_nor_runs(monkeypatch, capsys, tmp_path):
     told = capsys.readouterr().out
     assert told.count("│ 3 ") >= 6
     assert "88.98" in told
-
-
-@pytest.fixture(scope="module")
-def cifar10(tmp_path_factory):
-    """CIFAR-10 in the official layout, of which the first 100 images of two files are not black."""
-    folder = tmp_path_factory.mktemp("data") / "cifar-10-batches-bin"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-        records = rng.integers(0, 256, (100, 1 + 3072), np.uint8)
-        records[:, 0] %= 10
-        with (folder / f"{name}.bin").open("wb") as file:
-            file.write(records.tobytes())
-            file.truncate(10_000 * (1 + 3072))
-    return folder.parent
-
-
-def start(data_dir, out):
-    arguments = "table 3 --rows 7 --epochs 12 --checkpoint-every 1 --limit 100"
-    places = ["--data-dir", str(data_dir), "--out", str(out)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "examples.paper", *shlex.split(arguments), *places],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_killed_run_ends_with_the_same_bits(cifar10, tmp_path):
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    with start(cifar10, alone) as undisturbed, start(cifar10, killed) as victim:
-        # It prints an epoch when it is over, and is killed in the course of a later one.
-        assert any("epoch 3:" in line for line in victim.stdout)
-        time.sleep(0.05)
-        victim.kill()
-        assert victim.wait() == -signal.SIGKILL
-        assert not results.path_of(killed, 3).exists()
-        with start(cifar10, killed) as heir:
-            output, _ = heir.communicate()
-        undisturbed.communicate()
-    assert "epoch 1:" not in output
-    assert "epoch 12:" in output
-    first, second = (json.loads(results.path_of(out, 3).read_text()) for out in (alone, killed))
-    assert first["parameters"] == second["parameters"]
-    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-        assert len(first["curves"][name]) == 12
-        assert first["curves"][name] == second["curves"][name]
-    assert first["accuracy"] == second["accuracy"]

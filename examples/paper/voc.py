@@ -27,6 +27,7 @@ URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 CLASSES = 21  # with the background
 SIDE = 500  # no image is larger
 IGNORED = 255
+LARGEST = 16 << 20  # bytes, more than any file that is read has
 
 
 class Masks(NamedTuple):
@@ -65,19 +66,34 @@ def load(data_dir: Path, split: SplitName, limit: int | None = None) -> tuple[Ma
     if split not in LISTS:
         raise ValueError(f"split must be one of {', '.join(map(repr, LISTS))}, got {split!r}.")
     with opened(data_dir) as read:
-        train, test = (read_masks(read, read_names(read, name)[:limit]) for name in LISTS[split])
-    return train, test
+        train, test = (read_names(read, name) for name in LISTS[split])
+        if shared := sorted(set(train) & set(test)):
+            raise ValueError(
+                f"{' and '.join(f'{name}.txt' for name in LISTS[split])} of VOC2012 must have no "
+                f"image in common, both list {', '.join(shared[:3])}"
+            )
+        return read_masks(read, train[:limit]), read_masks(read, test[:limit])
 
 
 @contextlib.contextmanager
 def opened(data_dir: Path) -> Iterator[Read]:
     """Finds the set in a folder; gives what reads one of its files, by its name in VOC2012.
 
-    The official archive is told by its digest; nothing is unpacked.
+    The official archive is told by its digest; nothing is unpacked. The files of a folder are told
+    by their contents alone, since there are copies with images of another size.
     """
     folders = data_dir / FOLDER, data_dir / "VOC2012", data_dir
     if folder := next((place for place in folders if (place / "ImageSets").is_dir()), None):
-        yield lambda name: (folder / name).read_bytes()
+
+        def read_file(name: str) -> bytes:
+            path = folder / name
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing or no regular file")
+            if path.stat().st_size > LARGEST:
+                raise ValueError(f"{path} has {path.stat().st_size:,} bytes, at most {LARGEST:,}")
+            return path.read_bytes()
+
+        yield read_file
         return
     archive = data_dir / ARCHIVE if data_dir.is_dir() else data_dir
     if not archive.is_file():
@@ -92,7 +108,8 @@ def opened(data_dir: Path) -> Iterator[Read]:
             f"{URL}"
         )
     with tarfile.open(archive) as tar:
-        members = {member.name: member for member in tar if member.isreg()}
+        regular = [member for member in tar if member.isreg() and member.size <= LARGEST]
+        members = {member.name: member for member in regular}
 
         def read(name: str) -> bytes:
             if f"{FOLDER}/{name}" not in members:
@@ -112,6 +129,9 @@ def read_names(read: Read, name: str) -> list[str]:
     for image in names:
         if not re.fullmatch(r"\w+", image):
             raise ValueError(f"{path} of VOC2012 must list names of images, got {image!r}")
+    if len(names) > len(set(names)):
+        twice = next(image for image in names if names.count(image) > 1)
+        raise ValueError(f"{path} of VOC2012 must list each image once, it has {twice} again")
     return names
 
 
@@ -126,8 +146,8 @@ def read_masks(read: Read, names: list[str]) -> Masks:
     labels = np.full((count, SIDE, SIDE), IGNORED, np.uint8)
     sizes = np.zeros((count, 2), np.int32)
     for i, name in enumerate(names):
-        image = decode(read, f"JPEGImages/{name}.jpg", ("RGB",))
-        mask = decode(read, f"SegmentationClass/{name}.png", ("P", "L"))
+        image = decode(read, f"JPEGImages/{name}.jpg", "JPEG", ("RGB",))
+        mask = decode(read, f"SegmentationClass/{name}.png", "PNG", ("P", "L"))
         if image.size != mask.size:
             raise ValueError(
                 f"JPEGImages/{name}.jpg of VOC2012 has {image.size} pixels, its segmentation "
@@ -156,10 +176,14 @@ def read_masks(read: Read, names: list[str]) -> Masks:
     return Masks(images, labels, sizes)
 
 
-def decode(read: Read, name: str, modes: tuple[str, ...]) -> Image.Image:
-    """Reads one file to its end."""
+def decode(read: Read, name: str, kind: str, modes: tuple[str, ...]) -> Image.Image:
+    """Reads one file to its end, with the checksums that its kind has: JPEG has none."""
     try:
-        image = Image.open(io.BytesIO(read(name)))
+        raw = io.BytesIO(read(name))
+        Image.open(raw, formats=[kind]).verify()
+        image = Image.open(raw, formats=[kind])  # a verified one cannot be loaded
+        if max(image.size) > 20 * SIDE:
+            raise ValueError(f"{image.size} pixels are too many")
         image.load()
     except FileNotFoundError:
         raise
