@@ -1,11 +1,17 @@
 """Settings for all tests, and fixtures that several of them use."""
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 
 # Products in full precision on accelerators too, so that one tolerance serves every backend.
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Compiling takes longer than any deadline. By default the same examples are drawn each time.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, derandomize=True)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
+hypothesis.settings.load_profile("quick")
 
 
 @pytest.fixture

@@ -9,6 +9,9 @@ ONE_PER = {"tensor": "bo", "channel": "bi", "instance": "bio", "global": "b"}
 
 AREAS = tuple(ONE_PER)
 
+ERROR_ONE_PER = {"global": "", "sample": "n", "channel": "c", "instance": "nc"}
+"""The same for activations, whose axes are sample (n), channel (c) and others."""
+
 LAYOUTS = {
     # name: (axes, the role of each axis: (i)n, (o)ut, (b)atch or (s)patial, shape)
     "dense": (wcgc.FLAX, "io", (4, 3)),
@@ -45,9 +48,9 @@ def kernel_axes():
     return {name: axes for name, (axes, _, _) in LAYOUTS.items()}
 
 
-def each_slice(function, kernel, roles, area):
+def each_slice(function, kernel, roles, area, one_per=ONE_PER):
     """`kernel` with `function` applied to each of its slices of more than one element."""
-    kept = [axis for axis, role in enumerate(roles) if role in ONE_PER[area]]
+    kept = [axis for axis, role in enumerate(roles) if role in one_per[area]]
     result = kernel.copy()
     for index in np.ndindex(*(kernel.shape[axis] for axis in kept)):
         where = [slice(None)] * kernel.ndim

@@ -42,7 +42,8 @@ def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.
     # Twice, since the first time leaves rounding errors behind, all that a constant slice then has.
     x = centralized_array(centralized_array(x * scale.astype(x.dtype), axes), axes)
     deviation = _root_mean_square(x, axes)
-    return x / jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation)) * scale).astype(x.dtype)
+    divisor = jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation)) * scale)
+    return x / _one_where(divisor == 0, divisor).astype(x.dtype)
 
 
 def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.Array:
@@ -121,8 +122,8 @@ def standardize(
     Args:
       tree: arrays in any containers; see `centralize` for what is left alone.
       area: what a slice is; see `centralize`.
-      eps: added to the variance, in units of the squared weights, so that a constant slice becomes
-        zero rather than NaN. The paper gives none.
+      eps: added to the variance, in units of the squared weights, so that a slice that is all but
+        constant stays small. A constant one becomes zero. The paper gives none.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
 
