@@ -246,6 +246,12 @@ class TestMatch:
         with pytest.raises(ValueError, match=re.escape(message)):
             self.matched({"a": [KERNEL]}, {"a": [jnp.ones(other)]})
 
-    def test_kernels_that_are_missing(self):
-        with pytest.raises(ValueError, match=r"'a' has shape \(2, 2\) in updates but "):
-            self.matched({"a": KERNEL}, {"a": None})
+    @pytest.mark.parametrize("empty", [None, optax.MaskedNode()])
+    def test_kernels_that_are_missing(self, empty):
+        message = f"'a/0' is an array in updates but {empty} in params. Give both, or make both"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.matched({"a": [KERNEL]}, {"a": [empty]})
+
+    @pytest.mark.parametrize("empty", [None, optax.MaskedNode()])
+    def test_empty_leaves_match_each_other_and_any_leaf_without_update(self, empty):
+        assert self.matched([empty, empty], [empty, 1.0]) == [empty, 1.0]

@@ -108,7 +108,9 @@ class KernelAxes:
 FLAX = KernelAxes()
 """Kernels (..., in, out): Flax, Haiku, Keras, and plain `x @ w` matrices.
 
-Transposed convolutions of Haiku and Keras are (..., out, in) and need axes of their own.
+Transposed convolutions of Haiku and Keras are (..., out, in) and need axes of their own. Embeddings
+and the (heads, head_dim) biases of attention have two axes and are taken for kernels: leave them
+alone with `axes_of`, `by_path` or a mask.
 """
 
 EQUINOX = KernelAxes(in_axis=1, out_axis=0)

@@ -78,7 +78,10 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
       area: one mean per output filter (`"tensor"`), per input channel (`"channel"`), per (in, out)
         pair (`"instance"`) or per kernel (`"global"`).
       axes: a `KernelAxes` for all leaves; or a tree (or prefix) of `KernelAxes | None`; or a
-        callable from the tree to one, such as `by_path` makes. None leaves a leaf alone.
+        callable from the tree to one, such as `by_path` makes. None leaves a leaf alone. The
+        default, (..., in, out), takes all leaves with two axes for kernels, embeddings and
+        attention's (heads, head_dim) biases too: leave them alone with `axes_of`, `by_path` or
+        `mask`.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
 

@@ -84,7 +84,7 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
       names: what the two trees are called in messages.
 
     Raises:
-      ValueError: a leaf is missing on either side, or differs in shape.
+      ValueError: a leaf is missing or None on either side, or differs in shape.
     """
     found = dict(flatten(other)[0])
     known = [leaf.key for leaf in leaves]
@@ -98,6 +98,11 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
                 f"{', '.join(repr(path_of(key)) for key in missing)}."
             )
     for leaf in leaves:
+        if leaf.axes is not None and is_empty(found[leaf.key]):
+            raise ValueError(
+                f"{path_of(leaf.key)!r} is an array in {names[0]} but {found[leaf.key]} in "
+                f"{names[1]}. Give both, or make both None."
+            )
         shapes = np.shape(leaf.value), np.shape(found[leaf.key])
         if leaf.axes is not None and shapes[0] != shapes[1]:
             raise ValueError(
