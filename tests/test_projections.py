@@ -17,7 +17,6 @@ PROJECTIONS = {
     "standardize": wcgc.standardize,
     "normalize": wcgc.normalize,
 }
-DTYPES = ["float16", "bfloat16", "float32", "float64", "complex64"]
 
 
 @pytest.fixture(params=PROJECTIONS.values(), ids=PROJECTIONS)
@@ -124,77 +123,6 @@ class TestLayoutsAgreeWithTheDefinition:
         check_against(functools.partial(reference.normalize, norm=3.0), ours, self.some, area, rng)
 
 
-def wide(array):
-    """`array` in NumPy with precision to spare."""
-    kind = np.complex128 if np.iscomplexobj(array) else np.float64
-    return np.asarray(array).astype(kind)
-
-
-def largest_mean(kernel):
-    return np.max(np.abs(np.mean(wide(kernel), axis=0)))
-
-
-def bound_on_mean(kernel, eps_factor=1):
-    """What the docstring of `centralize` allows to remain of the mean of a slice."""
-    dtype = kernel.dtype
-    accumulated = jnp.float32 if dtype.itemsize < 4 else dtype
-    n = len(kernel)
-    largest = np.max(np.abs(wide(kernel)))
-    eps, eps_acc = float(jnp.finfo(dtype).eps), float(jnp.finfo(accumulated).eps)
-    return (eps_factor * eps + 2 * n * eps_acc) * largest + 2 * n * float(jnp.finfo(dtype).tiny)
-
-
-def hard_to_centre(rng, dtype):
-    """Kernels (n, slices) whose mean rounding makes hard to remove."""
-    tiny = float(jnp.finfo(dtype).tiny)
-    noise = rng.normal(size=(3, 7))
-    kernels = {
-        "random": noise,
-        "mean far above the spread": 1000 + noise,
-        "constant": np.full((7, 3), 0.1),
-        "one large": np.where(np.arange(11)[:, None] == 4, 1e4, noise[0]),
-        "cancelling": np.array([[1e4], [1.0], [-1e4], [1.0], [1e-3]]) * noise[0],
-        "close to the smallest normal numbers": (1 + rng.random((5, 4))) * tiny,
-        "below the smallest normal numbers": rng.normal(size=(5, 4)) * tiny / 8,
-    }
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        kernels = {name: kernel * np.exp(2j) for name, kernel in kernels.items()}
-    return {name: jnp.asarray(kernel, dtype) for name, kernel in kernels.items()}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-class TestDtypes:
-    def test_remaining_mean_is_bounded(self, dtype, rng, x64):
-        kernels = hard_to_centre(rng, dtype)
-        for name, result in jax.jit(wcgc.centralize)(kernels).items():
-            assert result.dtype == dtype, name
-            assert np.all(np.isfinite(wide(result))), name
-            assert largest_mean(result) <= bound_on_mean(kernels[name]), name
-
-    def test_results_are_the_definitions_to_rounding(self, dtype, rng, x64):
-        kernel = rng.normal(1.0, 1.0, (5, 3))
-        if dtype == "complex64":
-            kernel = kernel + 1j * rng.normal(size=(5, 3))
-        kernel = jnp.asarray(kernel, dtype)
-        tolerance = 4 * float(jnp.finfo(dtype).eps)  # Entries of up to 3, few operations.
-        for ours, definition in (
-            (wcgc.centralize, reference.centralize),
-            (
-                functools.partial(wcgc.standardize, eps=0),
-                functools.partial(reference.standardize, eps=0),
-            ),
-            (wcgc.normalize, functools.partial(reference.normalize, norm=1)),
-        ):
-            result = jax.jit(ours)(kernel)
-            assert result.dtype == dtype
-            np.testing.assert_allclose(
-                wide(result),
-                reference.each_slice(definition, wide(kernel), "io", "tensor"),
-                atol=tolerance,
-                rtol=0,
-            )
-
-
 class TestRange:
     def test_the_mean_of_a_float16_kernel_is_not_rounded(self):
         # Between 2048 and 2050, the next number in float16, lies their mean.
@@ -225,21 +153,6 @@ class TestRange:
         # Rounding leaves 1e-8 of its size behind, which must not be taken for its deviation.
         result = wcgc.standardize(jnp.full((7, 2), value))
         np.testing.assert_allclose(result, np.zeros((7, 2)), atol=1e-3)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
-def test_what_is_not_finite_stays_in_its_slice(project, bad, dtype, rng):
-    kernel = jnp.asarray(rng.normal(size=(2, 3, 4)), dtype)
-    spoilt = wide(project(kernel.at[0, 1, 2].set(bad)))
-    others = np.array([0, 1, 3])
-    np.testing.assert_allclose(
-        spoilt[..., others],
-        wide(project(kernel))[..., others],
-        atol=4 * float(jnp.finfo(dtype).eps),  # Entries of up to 3, rounded once or twice.
-        rtol=0,
-    )
-    assert not np.any(np.isfinite(spoilt[..., 2]))
 
 
 class TestGradients:
@@ -274,23 +187,9 @@ class TestGradients:
         assert np.all(np.isfinite(gradient))
 
 
-class TestIdempotence:
-    """Twice is once, for projections: to rounding of entries of up to 3."""
-
-    @pytest.mark.parametrize("area", AREAS)
-    def test_of_every_area(self, area, rng):
-        kernel = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
-        once = wcgc.centralize(kernel, area)
-        np.testing.assert_allclose(wcgc.centralize(once, area), once, atol=1e-6, rtol=0)
-
-    def test_of_every_projection(self, project, rng):
-        kernel = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
-        once = project(kernel)
-        np.testing.assert_allclose(project(once), once, atol=1e-6, rtol=0)
-
-    def test_what_is_centred_exactly_is_returned_exactly(self):
-        kernel = jnp.array([[1.0, -4.0], [-3.0, 3.0], [2.0, 1.0]])
-        np.testing.assert_array_equal(wcgc.centralize(kernel), kernel)
+def test_what_is_centred_exactly_is_returned_exactly():
+    kernel = jnp.array([[1.0, -4.0], [-3.0, 3.0], [2.0, 1.0]])
+    np.testing.assert_array_equal(wcgc.centralize(kernel), kernel)
 
 
 def odd_leaves():
@@ -407,46 +306,12 @@ class TestContainers:
 class TestTransformations:
     """Of JAX's kind."""
 
-    def test_jit_compiles_once(self, project, rng):
-        traces = []
-
-        @jax.jit
-        def projected(tree):
-            traces.append(tree)
-            return project(tree)
-
-        tree = {"kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), "bias": jnp.ones(3)}
-        eager = project(tree)
-        for _ in range(3):
-            tree = projected(tree)
-        assert len(traces) == 1
-        np.testing.assert_allclose(tree["kernel"], eager["kernel"], atol=2e-6)
-
     def test_vmap_is_a_batch_axis(self, project, rng):
         layers = jnp.asarray(rng.normal(size=(3, 4, 2)), jnp.float32)
         axes = wcgc.KernelAxes(batch_axis=0)
         batched = jax.jit(lambda layers: project(layers, axes=axes))(layers)
         mapped = jax.jit(jax.vmap(project))(layers)
         np.testing.assert_allclose(mapped, batched, atol=1e-6, rtol=0)
-
-    def test_vmap_over_a_middle_axis(self, rng):
-        kernels = jnp.asarray(rng.normal(size=(4, 3, 2)), jnp.float32)
-        mapped = jax.vmap(wcgc.centralize, in_axes=1, out_axes=1)(kernels)
-        batched = wcgc.centralize(kernels, axes=wcgc.KernelAxes(0, 2, batch_axis=1))
-        np.testing.assert_allclose(mapped, batched, atol=1e-6, rtol=0)
-
-    def test_eval_shape(self, project):
-        tree = {"kernel": jax.ShapeDtypeStruct((4, 3), jnp.bfloat16), "bias": jnp.ones(3)}
-        shapes = jax.eval_shape(project, tree)
-        assert (shapes["kernel"].shape, shapes["kernel"].dtype) == ((4, 3), jnp.bfloat16)
-        assert (shapes["bias"].shape, shapes["bias"].dtype) == ((3,), jnp.float32)
-
-    def test_donation(self, project, rng):
-        values = rng.normal(size=(4, 3)).astype(np.float32)
-        kernel = jnp.array(values)
-        result = jax.jit(project, donate_argnums=0)({"kernel": kernel, "bias": jnp.ones(3)})
-        assert kernel.is_deleted()
-        np.testing.assert_allclose(result["kernel"], project(values), atol=1e-6)
 
     @pytest.mark.parametrize(
         ("function", "argument", "value"),
