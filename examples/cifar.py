@@ -314,22 +314,25 @@ def save(config: Config, runs: dict[str, Any], states: dict[str, Any]) -> None:
         | {"devices": jax.device_count(), "cpus": os.cpu_count()},
         "command": sys.argv,
     }
-    with tempfile.TemporaryDirectory(dir=config.out, prefix=".part-") as scratch:
-        new, old = (Path(scratch).absolute() / name for name in ("new", "old"))
-        new.mkdir()
+    scratch = config.out.absolute() / ".part"
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir(parents=True)
         old.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             for name, state in states.items():
                 checkpointer.save(new / name, state)
         plot(runs, config).savefig(new / "curves.png", dpi=150)
-        text = json.dumps(metrics, indent=2, default=str)
-        (new / "metrics.json").write_text(text + "\n")
+        (new / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
         parts = sorted(new.iterdir(), key=lambda part: part.name == "metrics.json")
         for part in reversed(parts):
             if (config.out / part.name).exists():
                 (config.out / part.name).rename(old / part.name)
         for part in parts:
             part.rename(config.out / part.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def plot(runs: dict[str, Any], config: Config) -> Figure:

@@ -1,21 +1,31 @@
 """Runs that are killed, find a full or read-only disk, or want the folder of another run."""
 
+import contextlib
 import json
 import os
+import pathlib
+import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import filelock
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 
 from examples import cifar
-from examples.paper import results
+from examples.paper import __main__ as command
+from examples.paper import results, rows, runner
+from examples.paper.data import Data
+from examples.paper.engine import Engine, Options
+from examples.paper.estimate import noise
 
-ROOT = Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 # Killed
@@ -94,3 +104,208 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(cifar10, tmp_path,
         assert first["curves"][name] == second["curves"][name]
     assert first["accuracy"] == second["accuracy"]
     assert [*(killed / "unfinished").iterdir()] == []
+
+
+# Disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, of 64 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def full(disk):
+    """Nothing more fits."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    yield "No space left on device"
+    filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    yield "Read-only file system"
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def limited(disk):
+    """Files end after 1000 bytes, as they do at a quota."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        yield "File too large"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture(params=[full, read_only, limited], ids=lambda fault: fault.__name__)
+def fault(request, tmp_path):
+    """What breaks a disk while a context lasts, and a disk that it breaks."""
+    if request.param is limited:
+        return limited, tmp_path
+    return request.param, request.getfixturevalue("disk")
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """One that is compiled once."""
+    data = Data(noise("CIFAR10", 100), noise("CIFAR10", 20))
+    return Engine(rows.choose(3, "a", "WC")[0], Options(epochs=4), data)
+
+
+@pytest.fixture
+def paper(engine, monkeypatch, standard_promotion):
+    """Runs the command on noise, as the only one of its runs."""
+    monkeypatch.setattr(runner, "load", lambda *_: None)
+    monkeypatch.setattr(runner, "Engine", lambda *_: engine)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+
+    def run(out):
+        arguments = "x table 3 --model a --rows WC --epochs 4 --checkpoint-every 1 --out"
+        monkeypatch.setattr(sys, "argv", [*arguments.split(), str(out)])
+        command.main()
+        (record,) = results.read(results.path_of(out, 3))
+        del record["curves"]["seconds"]
+        return record["curves"], record["accuracy"], record["parameters"]
+
+    return run
+
+
+class StoppedError(Exception):
+    pass
+
+
+# Orbax's threads may still report to an event loop that the error has closed.
+orbax_gives_up = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@orbax_gives_up
+def test_a_broken_disk_keeps_the_checkpoint_and_the_run_goes_on(
+    paper, engine, fault, tmp_path, monkeypatch
+):
+    breaks, out = fault
+    alone = paper(tmp_path / "alone")
+    train, epochs = engine.train, []
+
+    def count(state, seeds, epoch):
+        epochs.append(epoch)
+        if epoch == stop_at:
+            raise StoppedError
+        return train(state, seeds, epoch)
+
+    monkeypatch.setattr(engine, "train", count)
+    stop_at = 3
+    with pytest.raises(StoppedError):
+        paper(out)
+    stop_at = None
+    (checkpoint,) = (out / "unfinished").glob("*/2")
+    kept = files(checkpoint)
+    assert kept
+    with breaks(out) as reason, pytest.raises(SystemExit, match=f"^examples.paper: .*{reason}"):
+        paper(out)
+    assert files(checkpoint) == kept
+    assert results.read(results.path_of(out, 3)) == []
+    epochs.clear()
+    assert paper(out) == alone
+    assert epochs == [3, 4]
+    assert [*(out / "unfinished").iterdir()] == []
+
+
+def test_a_broken_disk_keeps_the_records(fault):
+    breaks, out = fault
+    path = out / "table_3.jsonl"
+    record = {"run": {"seed": 0}, "outcome": "finished", "accuracy": 1.0, "more": "x" * 700}
+    results.append(path, [record])
+    with breaks(out) as reason, pytest.raises(OSError, match=reason):
+        results.append(path, [record | {"more": "y" * 9000}])
+    assert results.read(path) == [record]
+    results.append(path, [record])
+    assert results.read(path) == [record, record]
+
+
+@orbax_gives_up
+def test_a_broken_disk_keeps_what_cifar_saved(fault, monkeypatch):
+    breaks, disk = fault
+    out = disk / "out"
+    curves = {"train_loss": [1.0], "train_accuracy": [0.5], "test_accuracy": [0.5]}
+    monkeypatch.setattr(cifar, "fit", lambda *_: curves)
+    (out / ".part" / "new").mkdir(parents=True)  # what a killed run may leave
+    cifar.main(cifar.Config(out=out, epochs=1, seed=0))
+    before = files(out)
+    assert {path.name for path in before} >= {"curves.png", "metrics.json", "_METADATA"}
+    with breaks(disk) as reason, pytest.raises(SystemExit, match=f"^cifar.py: .*{reason}"):
+        cifar.main(cifar.Config(out=out, epochs=1, seed=1))
+    shutil.rmtree(out / ".part", ignore_errors=True)  # threads of Orbax may write a little longer
+    assert files(out) == before
+    cifar.main(cifar.Config(out=out, epochs=1, seed=1))
+    assert json.loads((out / "metrics.json").read_text())["config"]["seed"] == 1
+    assert sorted(os.listdir(out)) == [
+        ".lock",
+        "centralized",
+        "curves.png",
+        "metrics.json",
+        "plain",
+    ]
+    model = cifar.make_model(cifar.Config(seed=1), "tensor")
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.restore(out / "centralized", nnx.state(model))
+    np.testing.assert_array_equal(saved["conv1"]["kernel"][...], model.conv1.kernel[...])
+
+
+# Two at once
+
+
+def is_free(lock):
+    try:
+        with lock:
+            return True
+    except filelock.Timeout:
+        return False
+
+
+def test_a_second_run_of_cifar_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    places = ["--out", str(tmp_path), "--epochs", "1000"]
+    script = [sys.executable, str(ROOT / "examples" / "cifar.py"), *places]
+    lock = filelock.FileLock(tmp_path / ".lock", blocking=False)
+    with subprocess.Popen(script, stdout=subprocess.DEVNULL) as first:
+        try:
+            while is_free(lock):
+                assert first.poll() is None
+                time.sleep(0.1)
+            with pytest.raises(
+                SystemExit, match=f"another run is at work for {tmp_path}: .* --out"
+            ):
+                cifar.main(cifar.Config(out=tmp_path))
+        finally:
+            first.kill()
+    with lock:
+        assert sorted(os.listdir(tmp_path)) == [".lock", "metrics.json"]
+
+
+def test_a_second_process_is_refused_the_run_of_the_first(cifar10, tmp_path):
+    with start(cifar10, tmp_path, 1000) as first:
+        try:
+            assert any("epoch 1:" in line for line in first.stdout)
+            with start(cifar10, tmp_path, 1000) as second:
+                told, _ = second.communicate()
+        finally:
+            first.kill()
+    assert second.returncode
+    assert "3.7 (a) WC, GC, seed 0: refused, another process is at it" in told
