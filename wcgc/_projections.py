@@ -126,7 +126,7 @@ def standardize(
       tree: arrays in any containers; see `centralize` for what is left alone.
       area: what a slice is; see `centralize`.
       eps: added to the variance, in units of the squared weights, so that a slice that is all but
-        constant stays small. A constant one becomes zero. The paper gives none.
+        constant stays small. A constant one becomes zero, up to rounding. The paper gives none.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
 
