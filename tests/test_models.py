@@ -13,8 +13,9 @@ from flax import nnx
 
 import wcgc
 import wcgc.models
+from wcgc.models import _functions
 from wcgc.models._blocks import DownBlock, UpBlock, padded_sum
-from wcgc.models._functions import avg_pool, conv_transpose, max_pool
+from wcgc.models._functions import avg_pool, conv, conv_transpose, max_pool
 from wcgc.models._layers import Layers
 from wcgc.models._unet import _join
 
@@ -28,6 +29,20 @@ def build(letter, classes=10, seed=0, **choices):
 def abstract(letter, classes=10, **choices):
     """A network whose parameters are shapes only, so that the big ones cost nothing."""
     return nnx.eval_shape(lambda: build(letter, classes, **choices))
+
+
+CONVOLUTIONS = [
+    # size, stride, padding, pixels at once: of six images of up to 72 each
+    (5, 1, 2, 1),
+    (5, 1, 2, 150),
+    (3, 1, 1, 1000),
+    (3, 2, 0, 40),
+    (3, 2, 1, 1000),
+    (7, 2, 0, 1),
+    (2, 2, 0, 40),
+    (1, 2, 0, 1),
+    (2, 3, 0, 1000),
+]
 
 
 def layers(norm=None):
@@ -199,6 +214,73 @@ class TestConventions:
                 after = layer(without)
                 layer.kernel[...] = kernel
                 np.testing.assert_array_equal(after, layer(without))
+
+    @pytest.mark.parametrize(("size", "stride", "padding", "at_once"), CONVOLUTIONS)
+    def test_convolution_has_the_gradients_of_xla_s(
+        self, size, stride, padding, at_once, monkeypatch
+    ):
+        monkeypatch.setattr(_functions, "PIXELS_AT_ONCE", at_once)
+        x = jax.random.normal(jax.random.key(0), (6, 9, 8, 3))
+        kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+
+        def reference(x, kernel):
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (stride, stride),
+                [(padding, padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        def ours(x, kernel):
+            return conv(x, kernel, stride, padding)
+
+        @jax.jit
+        def both(x, kernel):
+            expected, pull_back = jax.vjp(reference, x, kernel)
+            cotangent = jax.random.normal(jax.random.key(2), expected.shape)
+            output, custom_pull_back = jax.vjp(ours, x, kernel)
+            alone = [
+                kernel_gradient(x, cotangent, size=size, stride=stride, padding=padding)
+                for kernel_gradient in (
+                    _functions._kernel_gradient_of_xla,
+                    _functions._kernel_gradient_of_products,
+                )
+            ]
+            grads, (grad_x, grad_kernel) = pull_back(cotangent), custom_pull_back(cotangent)
+            found = [output, grad_x, grad_kernel, *alone]
+            return [expected, *grads, grads[1], grads[1]], found
+
+        expected, found = both(x, kernel)
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+    def test_convolution_composes(self):
+        x = jax.random.normal(jax.random.key(0), (5, 4, 6, 6, 2))
+        kernels = jax.random.normal(jax.random.key(1), (5, 3, 3, 2, 3))
+
+        def loss(kernel, x):
+            return (conv(x, kernel, 1, 1) ** 3).sum()
+
+        each = jnp.stack([jax.grad(loss)(*pair) for pair in zip(kernels, x, strict=True)])
+        chex.assert_trees_all_close(jax.vmap(jax.grad(loss))(kernels, x), each, rtol=1e-4)
+        _, scanned = jax.lax.scan(lambda _, pair: (None, jax.grad(loss)(*pair)), None, (kernels, x))
+        chex.assert_trees_all_close(scanned, each, rtol=1e-4)
+
+        def slope(kernel):
+            return (jax.grad(loss)(kernel, x[0]) ** 2).sum()
+
+        direction = jax.random.normal(jax.random.key(2), kernels[0].shape)
+        exact = jnp.vdot(jax.grad(slope)(kernels[0]), direction)
+        step = 1e-2
+        ahead, behind = (slope(kernels[0] + sign * step * direction) for sign in (1, -1))
+        np.testing.assert_allclose(exact, (ahead - behind) / (2 * step), rtol=1e-2)
+
+    def test_convolution_keeps_16_bit_and_sums_in_32(self):
+        x = jnp.ones((8, 32, 32, 1), jnp.bfloat16)
+        kernel = jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+        gradient = jax.grad(lambda k: conv(x, k, 1, 0).astype(jnp.float32).sum())(kernel)
+        assert gradient.dtype == jnp.bfloat16
+        assert gradient.item() == 8 * 32 * 32  # in 8 bits, ones stop adding up at 256
 
     @pytest.mark.parametrize("stride", [1, 2])
     def test_transposed_convolution_has_the_gradients_of_flax_s(self, stride):

@@ -12,7 +12,6 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from examples.paper import methods, recipes, tasks
-from examples.paper.convolutions import canonical
 from examples.paper.data import Data
 from examples.paper.rows import Row
 from examples.paper.voc import IGNORED, SplitName
@@ -101,7 +100,6 @@ class Engine:
 
         devices = jax.local_devices() if devices is None else devices
         self.devices = len(devices)
-        self._rewritten = canonical if devices[0].platform == "cpu" else lambda function: function
         mesh = jax.make_mesh((self.devices,), ("batch",), (AxisType.Auto,), devices=devices)
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
@@ -163,7 +161,7 @@ class Engine:
             counts = tasks.count_correct(logits, labels)
             return tasks.loss(logits, labels), (statistics, counts)
 
-        grad = self._rewritten(jax.value_and_grad(learn, has_aux=True))
+        grad = jax.value_and_grad(learn, has_aux=True)
 
         def step(state, batch):
             number, indices = batch
@@ -187,16 +185,13 @@ class Engine:
         size = min(self.task.test_batch, count)
         batches = jnp.arange(-(-count // size) * size).reshape(-1, size)
 
-        def infer(images):
-            model = nnx.merge(self.graph, state.params, state.statistics)
-            model.eval()
-            return model(images)
-
         def step(_, indices):
             images, labels = self.task.whole(self._take(data, jnp.minimum(indices, count - 1)))
             exists = jnp.expand_dims(indices < count, (*range(1, labels.ndim),))
             labels = jnp.where(exists, labels, IGNORED)
-            logits = self._rewritten(infer)(images)
+            model = nnx.merge(self.graph, state.params, state.statistics)
+            model.eval()
+            logits = model(images)
             counts = tasks.count_correct(logits, labels)
             return None, (tasks.total_cross_entropy(logits, labels), *counts)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wcgc.models._functions import conv_transpose
+from wcgc.models._functions import conv, conv_transpose
 
 Norm = Literal["batch", "layer", "instance"]
 """Batch, layer or instance normalization: Eqs. 5, 6 and 7 of the paper."""
@@ -74,8 +74,9 @@ class Conv(nnx.Conv):
         )
         self.hook = hook
 
-    def __call__(self, inputs, *args, **kwargs):
-        return self.hook(super().__call__(inputs, *args, **kwargs))
+    def __call__(self, inputs):
+        y = conv(inputs, self.kernel[...], self.strides, self.padding)
+        return self.hook(y if self.bias is None else y + self.bias[...])
 
 
 class ConvTranspose(nnx.ConvTranspose):
