@@ -14,8 +14,6 @@ from wcgc._projections import (
     centralized_array,
     map_kernels,
     normalized_array,
-    scaled_mean,
-    slice_mean,
     standardized_array,
     widened,
 )
@@ -76,8 +74,8 @@ def centralize_params(
 
     Turns the update :math:`u` of the parameters :math:`p` into :math:`u - \overline{p + u}`, so
     that :math:`p + u` has slice means of zero. What rounding leaves of them is bounded as in
-    `centralize`, with m the largest magnitude in `p` and `u` and 2 `eps` in place of `eps`, since
-    adding the update rounds once more.
+    `centralize`, with m the largest magnitude in `p` plus that in `u`, and 4 `eps` in place of
+    `eps`, since taking the difference from `p` and adding it again rounds, too.
 
     .. warning::
       Order matters: place it last in the chain. Any transform behind it, a learning rate too,
@@ -111,7 +109,7 @@ def centralize_params(
     References:
       Fuhl and Kasneci, 2020, Eq. 2 and the last lines of Algorithms 2 and 3.
     """
-    return _transform_params("centralize_params", _centralizing_step, area, axes, mask)
+    return _transform_params("centralize_params", centralized_array, area, axes, mask)
 
 
 def standardize_params(
@@ -149,7 +147,7 @@ def standardize_params(
     """
     check_eps(eps)
     project = functools.partial(standardized_array, eps=eps)
-    return _transform_params("standardize_params", _step_onto(project), area, axes, mask)
+    return _transform_params("standardize_params", project, area, axes, mask)
 
 
 def normalize_params(
@@ -191,7 +189,7 @@ def normalize_params(
     """
     check_norm(norm)
     project = functools.partial(normalized_array, norm=norm)
-    return _transform_params("normalize_params", _step_onto(project), area, axes, mask)
+    return _transform_params("normalize_params", project, area, axes, mask)
 
 
 def centralized(
@@ -250,25 +248,17 @@ def centralized(
     return optax.with_extra_args_support(optax.chain(*links))
 
 
-Step = Callable[[jax.Array, jax.Array, tuple[int, ...]], jax.Array]
-"""From a kernel, its update and the axes of a slice to the update to make instead."""
-
-
-def _centralizing_step(param: jax.Array, update: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    # The mean of the sum would need the update as an array of its own, which costs as much as the
-    # optimizer's whole step. A scale of its own lets XLA compute this mean from what the optimizer
-    # stores anyway.
-    return update - (slice_mean(param, axes) + scaled_mean(update, axes))
-
-
-def _step_onto(project: Callable[[jax.Array, tuple[int, ...]], jax.Array]) -> Step:
-    return lambda param, update, axes: project(param + update, axes) - param
+Project = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+"""From a kernel and the axes of a slice to the kernel that it shall become."""
 
 
 def _transform_params(
-    name: str, step: Step, area: Area, axes: Axes, mask: Mask
+    name: str, project: Project, area: Area, axes: Axes, mask: Mask
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform that replaces the updates of kernels by `step`, in their working precision."""
+    """A transform whose updates make the kernels `project(param + update)`.
+
+    Computed in their working precision.
+    """
     check_selection(area, axes, mask)
 
     def step_leaf(leaf, param):
@@ -277,8 +267,11 @@ def _transform_params(
         param, update = jnp.asarray(param), jnp.asarray(leaf.value)
         wide_param, wide_update = widened(param), widened(update)
         dtype = jnp.promote_types(wide_param.dtype, wide_update.dtype)
-        stepped = step(wide_param.astype(dtype), wide_update.astype(dtype), leaf.axes)
-        return stepped.astype(update.dtype)
+        wide_param = wide_param.astype(dtype)
+        # The sum is the one array that XLA has to store for this. On a CPU u - mean(p + u) would
+        # store u, too: XLA does not fuse what an optimizer computes into a reduction.
+        projected = project(wide_param + wide_update.astype(dtype), leaf.axes)
+        return (projected - wide_param).astype(update.dtype)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
