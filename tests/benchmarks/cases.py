@@ -76,7 +76,14 @@ PARAMETERS: dict[str, Callable[[], Parameters]] = {
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": lambda: optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)),
     "adam": lambda: optax.chain(optax.add_decayed_weights(5e-5), optax.adam(1e-3)),
+    # A rate that XLA does not know when it compiles.
+    "adam, schedule": lambda: optax.chain(
+        optax.add_decayed_weights(5e-5), optax.adam(optax.cosine_decay_schedule(1e-3, 1000))
+    ),
 }
+
+MEMORY_SCHEDULER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+"""Compiler options for the CPU: one temporary array at a time."""
 
 Form = Callable[[optax.GradientTransformation, Any], tuple[optax.GradientTransformation, Callable]]
 """From an optimizer and axes to the optimizer to use and what to do to the updated parameters."""
@@ -101,7 +108,7 @@ FORMS: dict[str, Form] = {
 
 
 def compiled_update(
-    tx: optax.GradientTransformation, after: Callable, params: Any
+    tx: optax.GradientTransformation, after: Callable, params: Any, options: dict | None = None
 ) -> jax.stages.Compiled:
     """The jitted update of parameters and state in place."""
 
@@ -110,4 +117,5 @@ def compiled_update(
         return after(optax.apply_updates(params, updates)), state
 
     state = jax.eval_shape(tx.init, params)
-    return jax.jit(update, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    lowered = jax.jit(update, donate_argnums=(0, 1)).lower(params, state, params)
+    return lowered.compile(options)

@@ -16,7 +16,7 @@ import pytest
 
 import wcgc
 
-from cases import FORMS, OPTIMIZERS, PARAMETERS, compiled_update
+from cases import FORMS, MEMORY_SCHEDULER, OPTIMIZERS, PARAMETERS, compiled_update
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -26,9 +26,9 @@ ROUNDS = 25
 class Update:
     """A compiled update with the parameters and state that it works on."""
 
-    def __init__(self, tx, after, params, grads):
+    def __init__(self, tx, after, params, grads, options=None):
         start = time.perf_counter()
-        self.compiled = compiled_update(tx, after, params)
+        self.compiled = compiled_update(tx, after, params, options)
         self.compile_seconds = time.perf_counter() - start
         self.grads = grads
         self.params = jax.tree.map(lambda leaf: leaf.copy(), params)
@@ -87,6 +87,17 @@ def test_update(benchmark, parameters, optimizer, form):
     tx, after = FORMS[form](OPTIMIZERS[optimizer](), chosen.axes)
     plain = Update(OPTIMIZERS[optimizer](), lambda params: params, params, grads)
     compare(benchmark, plain, Update(tx, after, params, grads), chosen.bytes)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option for the CPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("parameters", ["b", "transformer"])
+def test_update_with_the_memory_scheduler(benchmark, parameters, optimizer):
+    chosen = PARAMETERS[parameters]()
+    params, grads = chosen.arrays(seed=0), chosen.arrays(seed=1)
+    tx, after = FORMS["GC+WC"](OPTIMIZERS[optimizer](), chosen.axes)
+    plain = Update(OPTIMIZERS[optimizer](), lambda params: params, params, grads)
+    compare(benchmark, plain, Update(tx, after, params, grads, MEMORY_SCHEDULER), chosen.bytes)
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
