@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reference import AREAS
 
 import wcgc
 from wcgc import EQUINOX, FLAX, KernelAxes
@@ -126,7 +127,7 @@ class TestSliceAxes:
         assert slice_axes("global", axes, ndim) == whole
 
 
-def test_an_unknown_area_is_refused_with_the_four_there_are():
-    four = r"'tensor', 'channel', 'instance', 'global'"
-    with pytest.raises(ValueError, match=rf"area must be one of {four}, got 'filter'"):
+def test_an_unknown_area_is_refused_with_those_there_are():
+    areas = ", ".join(map(repr, AREAS))
+    with pytest.raises(ValueError, match=rf"area must be one of {areas}, got 'filter'"):
         wcgc.centralize({}, "filter")

@@ -3,12 +3,30 @@
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 Area = Literal["tensor", "channel", "instance", "global"]
-"""One mean per output filter, per input channel, per (in, out) pair, or per kernel (Table 2)."""
 
-AREAS: tuple[Area, ...] = get_args(Area)
+
+class Slice(NamedTuple):
+    """What one mean is taken over.
+
+    Attributes:
+      one_per: what there is one mean for.
+      spans: which axes it is taken over, of those that `KernelAxes` names and the spatial ones.
+    """
+
+    one_per: str
+    spans: tuple[Literal["in", "out", "spatial"], ...]
+
+
+AREAS: dict[Area, Slice] = {
+    "tensor": Slice("output filter", ("spatial", "in")),
+    "channel": Slice("input channel", ("spatial", "out")),
+    "instance": Slice("(in, out) pair", ("spatial",)),
+    "global": Slice("kernel", ("spatial", "in", "out")),
+}
+"""The areas of Table 2."""
 
 
 def check_area(area: object, argument: str = "area") -> None:
@@ -124,13 +142,8 @@ both alone whatever the area, use `by_path(("embed", None), ("weight$", EQUINOX)
 def slice_axes(area: Area, axes: KernelAxes, ndim: int) -> tuple[int, ...]:
     """The axes that one slice of `area` spans, in ascending order."""
     in_axes, out_axes, _, spatial = axes.resolve(ndim)
-    spans = {
-        "tensor": spatial + in_axes,
-        "channel": spatial + out_axes,
-        "instance": spatial,
-        "global": spatial + in_axes + out_axes,
-    }
-    return tuple(sorted(spans[area]))
+    roles = {"in": in_axes, "out": out_axes, "spatial": spatial}
+    return tuple(sorted(axis for role in AREAS[area].spans for axis in roles[role]))
 
 
 def batch_count(axes: KernelAxes) -> int:

@@ -4,18 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
-from wcgc._axes import FLAX, Area
+from wcgc._axes import AREAS, FLAX, Area
 from wcgc._paths import path_of
 from wcgc._selection import Axes, Leaf, Mask, select
 from wcgc._table import Row, Table
 
-TITLES: dict[Area, str] = {
-    "tensor": 'area "tensor": one mean per output filter',
-    "channel": 'area "channel": one mean per input channel',
-    "instance": 'area "instance": one mean per (in, out) pair',
-    "global": 'area "global": one mean per kernel',
-}
-"""What stands above a table about an area."""
+
+def title(area: Area) -> str:
+    """What stands above a table about an area."""
+    return f'area "{area}": one mean per {AREAS[area].one_per}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Explanation:
         chosen = [row for row in self.rows if row.averaged is not None]
         share = 100 * self.centralized / self.total if self.total else 0.0
         return Table(
-            title=TITLES[self.area],
+            title=title(self.area),
             headings=("leaf", "shape", "averaged over", "slices", "of size"),
             right=frozenset({3, 4}),
             rows=tuple(map(_line, self.rows)),

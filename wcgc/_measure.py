@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from wcgc._axes import FLAX, Area
-from wcgc._explain import TITLES
+from wcgc._explain import title
 from wcgc._paths import path_of
 from wcgc._projections import slice_mean, widened
 from wcgc._selection import Axes, Mask, select
@@ -71,7 +71,7 @@ class Measurement:
 
     def _table(self) -> Table:
         return Table(
-            title=TITLES[self.area],
+            title=title(self.area),
             headings=("leaf", "largest |mean|", "norm² removed"),
             right=frozenset({1, 2}),
             rows=tuple(
