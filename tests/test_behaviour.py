@@ -406,9 +406,7 @@ class TestErrors:
     """Of the arguments that all transforms share."""
 
     def test_unknown_areas_are_refused_at_construction(self, make):
-        message = (
-            rf"{make.area} must be one of 'tensor', 'channel', 'instance', 'global', got 'all'"
-        )
+        message = rf"{make.area} must be one of 'tensor', .*'global'.*, got 'all'"
         with pytest.raises(ValueError, match=message):
             make(**{make.area: "all"})
 

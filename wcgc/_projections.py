@@ -39,8 +39,10 @@ def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
     """`x` with mean 0 and standard deviation 1 over `axes`."""
     scale = _scale(x, axes)
-    # Twice, since the first time leaves rounding errors behind, all that a constant slice then has.
-    x = centralized_array(centralized_array(x * scale.astype(x.dtype), axes), axes)
+    factor = scale.astype(x.dtype)
+    # Less the smallest first, which leaves nothing of a constant slice. Rounding errors, all that
+    # is left when its mean is subtracted, would be taken for its deviation.
+    x = centralized_array(x * factor - _smallest(x, axes) * factor, axes)
     deviation = _root_mean_square(x, axes)
     divisor = jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation)) * scale)
     return x / _one_where(divisor == 0, divisor).astype(x.dtype)
@@ -126,7 +128,7 @@ def standardize(
       tree: arrays in any containers; see `centralize` for what is left alone.
       area: what a slice is; see `centralize`.
       eps: added to the variance, in units of the squared weights, so that a slice that is all but
-        constant stays small. A constant one becomes zero, up to rounding. The paper gives none.
+        constant stays small. A constant one becomes zero. The paper gives none.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
 
@@ -233,6 +235,12 @@ def _scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     mantissa, _ = jnp.frexp(largest)
     # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
     return 4 * mantissa / largest
+
+
+def _smallest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(_smallest(x.real, axes), _smallest(x.imag, axes))
+    return jax.lax.stop_gradient(jnp.min(x, axis=axes, keepdims=True))
 
 
 def _root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
