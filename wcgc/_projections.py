@@ -20,17 +20,6 @@ def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.mean(x, axis=axes, keepdims=True)
 
 
-def scaled_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean over `axes`, kept as axes of length 1, scaled before it is summed.
-
-    Scaling by a power of two is exact, and keeps the sum finite wherever the mean is.
-    """
-    size = math.prod(x.shape[axis] for axis in axes)
-    scale = 2.0 ** -math.ceil(math.log2(size))
-    total = jnp.sum(x * _like(scale, x), axis=axes, keepdims=True)
-    return total / _like(size * scale, x)
-
-
 def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """`x` less its mean over `axes`."""
     return x - slice_mean(x, axes)
