@@ -2,6 +2,7 @@
 
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,22 @@ hypothesis.settings.load_profile("quick")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def params(rng):
+    return {
+        "kernel": jnp.asarray(rng.normal(1.0, 1.0, (4, 3)), jnp.float32),
+        "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
+    }
+
+
+@pytest.fixture
+def grads(rng, params):
+    return {
+        name: jnp.asarray(rng.normal(1.0, 1.0, leaf.shape), leaf.dtype)
+        for name, leaf in params.items()
+    }
 
 
 @pytest.fixture

@@ -116,22 +116,6 @@ def make(request):
     return request.param
 
 
-@pytest.fixture
-def params(rng):
-    return {
-        "kernel": jnp.asarray(rng.normal(1.0, 1.0, (4, 3)), jnp.float32),
-        "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
-    }
-
-
-@pytest.fixture
-def grads(rng, params):
-    return {
-        name: jnp.asarray(rng.normal(1.0, 1.0, leaf.shape), leaf.dtype)
-        for name, leaf in params.items()
-    }
-
-
 def updates_of(tx, params, grads, **extra_args):
     return tx.update(grads, tx.init(params), params, **extra_args)[0]
 

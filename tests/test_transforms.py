@@ -24,22 +24,6 @@ def on_params(request):
     return request.param
 
 
-@pytest.fixture
-def params(rng):
-    return {
-        "kernel": jnp.asarray(rng.normal(1.0, 1.0, (4, 3)), jnp.float32),
-        "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
-    }
-
-
-@pytest.fixture
-def grads(rng, params):
-    return {
-        name: jnp.asarray(rng.normal(1.0, 1.0, leaf.shape), leaf.dtype)
-        for name, leaf in params.items()
-    }
-
-
 def run(tx, params, gradients, state=None):
     """One step: the new params and the new state."""
     updates, state = tx.update(gradients, tx.init(params) if state is None else state, params)
