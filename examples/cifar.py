@@ -10,12 +10,13 @@ each convolution filter off its gradient before the optimizer (GC) and off its w
 "Weight and Gradient Centralization in Deep Neural Networks" (arXiv 2010.00866, Section 5), its 300
 epochs and their learning-rate steps scaled to `--epochs`.
 
-    command    images              plain     centralized    CPU time
-    the first  360 test digits     98.61 %   98.89 %         80 s
+    command    images              plain     centralized    time
+    the first  360 test digits     98.61 %   99.17 %        125 s
     the second 10,000 of CIFAR-10  70.86 %   72.88 %         11 min 46 s
 
-These are single runs, seed 0, on 2 cores of an Intel Xeon with AVX-512 (Linux, Python 3.11, JAX
-0.10.2, Flax 0.12.8, Optax 0.2.8); 93 of the 60,000 CIFAR-10 images were decoded from JPEG. While
+These are single runs, seed 0: the first on 2 cores of an AMD EPYC, by the clock; the second on 2 of
+an Intel Xeon with AVX-512, processor time, before commit 7152026 (Linux, Python 3.11, JAX 0.10.2,
+Flax 0.12.8, Optax 0.2.8; 93 of the 60,000 CIFAR-10 images were decoded from JPEG). While
 batch normalization's running averages form, in the first hundreds of steps, test accuracy may stay
 behind: early gaps between the curves on digits say little. On CIFAR-100 the recipe's SGD leaves
 the plain network (a) at chance with seeds 0 and 1 of 0 to 2, from the first 250 steps on; take
