@@ -11,7 +11,7 @@ from flax import nnx
 import wcgc
 from wcgc import EQUINOX, FLAX, by_path
 
-KERNEL = jnp.array([[1.0], [3.0]])
+KERNEL = np.float32([[1.0], [3.0]])
 CENTRED = np.array([[-1.0], [1.0]])
 
 
@@ -41,8 +41,8 @@ def chosen(axes):
 
 class TestRules:
     params = {  # noqa: RUF012, read only
-        "conv1": {"kernel": KERNEL, "bias": jnp.ones(1)},
-        "conv2": {"kernel": KERNEL, "bias": jnp.ones(1)},
+        "conv1": {"kernel": KERNEL, "bias": np.ones(1)},
+        "conv2": {"kernel": KERNEL, "bias": np.ones(1)},
         "head": [{"kernel": KERNEL}],
     }
 
