@@ -179,9 +179,11 @@ def _kernel_gradient_of_products(x, cotangent, *, size, stride, padding):
             rows.append(product.reshape(size, -1, count, out).transpose(2, 0, 1, 3))
         return jnp.stack([rows[y % stride][y // stride] for y in range(size)])
 
-    return lax.fori_loop(
-        1, batch // at_once, lambda index, total: total + of_some(index), of_some(0)
-    )
+    if at_once == batch:
+        return of_some(0)
+    total = jax.eval_shape(of_some, 0)
+    zeros = lax.full_like(x, 0, total.dtype, total.shape)
+    return lax.fori_loop(0, batch // at_once, lambda index, total: total + of_some(index), zeros)
 
 
 def max_pool(x: jax.Array, size: int) -> jax.Array:
