@@ -138,6 +138,15 @@ class TestAgainstThePaper:
         paper = paper_algorithm_3(weights, gradient, rates, 0.9, 0.999, 1e-8, "tensor")
         assert_equal_trajectories(ours, paper)
 
+    def test_the_momentum_of_algorithm_2_is_of_centralized_gradients(self, weights, x64):
+        # The weights do not show it: what WC takes away at the end covers a missing GC.
+        tx = wcgc.algorithm_2(0.1, momentum=0.8, axes=AXES)
+        _, state = tx.update(gradient(weights, 1), tx.init(weights), weights)
+        momentum = optax.tree.get(state, "ema")
+        expected = centralize(gradient(weights, 1), "tensor")
+        for name, value in expected.items():
+            np.testing.assert_allclose(momentum[name], 0.2 * value, atol=1e-12, err_msg=name)
+
     def test_masked_leaves_take_the_plain_step(self, weights, x64):
         mask = {"conv": True, "hidden": False, "bias": False}
         tx = wcgc.algorithm_2(0.1, axes=EQUINOX, mask=mask)

@@ -101,7 +101,10 @@ class TestKernelAxes:
 
     @pytest.mark.parametrize("name", ["in_axis", "out_axis"])
     def test_needs_inputs_and_outputs(self, name):
-        with pytest.raises(ValueError, match=rf"{name} is empty.*None .*not a kernel"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{name} is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
+        ):
             KernelAxes(**{name: ()})
 
 

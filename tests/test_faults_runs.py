@@ -62,7 +62,14 @@ def start(data_dir, out, epochs):
     return subprocess.Popen(
         [sys.executable, "-c", PAPER_ON_NOISE, *shlex.split(arguments), *places],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONUNBUFFERED": "1",
+            # What one process compiled, the others need not.
+            "JAX_COMPILATION_CACHE_DIR": str(data_dir / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        },
         stdout=subprocess.PIPE,
         text=True,
     )

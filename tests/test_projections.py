@@ -222,6 +222,15 @@ def odd_leaves():
 
 
 class TestLeftAlone:
+    @pytest.mark.parametrize("choice", ["mask", "axes"])
+    def test_what_mask_and_axes_leave_out(self, project, choice):
+        tree = {"a": jnp.array([[1.0, 5.0], [4.0, 7.0]]), "b": jnp.ones((3, 2))}
+        entries = {"a": True, "b": False} if choice == "mask" else {"a": wcgc.FLAX, "b": None}
+        result = project(tree, **{choice: entries})
+        assert result["b"] is tree["b"]
+        np.testing.assert_array_equal(result["a"], project(tree["a"]))
+        assert not np.array_equal(result["a"], tree["a"])
+
     @pytest.mark.parametrize("area", AREAS)
     def test_odd_leaves(self, project, area):
         leaves = odd_leaves()

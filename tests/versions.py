@@ -1,8 +1,8 @@
 """Tests the wheel with the lowest versions that it declares of its requirements, and the newest.
 
     python tests/versions.py                      # both, one after the other
-    python tests/versions.py lowest -n auto       # what follows goes to pytest
-    python tests/versions.py highest --python 3.12 tests/test_axes.py
+    python tests/versions.py lowest --python 3.12
+    python tests/versions.py highest -x tests/test_axes.py  # pytest's arguments instead of TESTS
 
 Each gets a fresh virtual environment, made by uv, with the wheel and its extra `dev`, and runs the
 tests but for notebooks and house rules in a folder that holds no sources of the library.
@@ -18,7 +18,10 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESOLUTIONS = {"lowest": "lowest-direct", "highest": "highest"}
-TESTS = ["tests", "README.md", "--ignore=tests/test_house.py", "--ignore=tests/test_packaging.py"]
+TESTS = [
+    *("-n", "auto", "--dist", "loadfile", "tests", "README.md"),
+    *("--ignore=tests/test_house.py", "--ignore=tests/test_packaging.py"),
+]
 UV = [sys.executable, "-m", "uv"]
 
 
