@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,6 +211,15 @@ class TestInTermsOfOptax:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("make", [wcgc.algorithm_2, wcgc.algorithm_3])
+    @pytest.mark.parametrize("rate", [None, "0.1", [0.1], np.ones(2)], ids=repr)
+    def test_learning_rate(self, make, rate):
+        message = (
+            f"learning_rate must be a number or a schedule from .*, got {re.escape(repr(rate))}"
+        )
+        with pytest.raises(TypeError, match=message):
+            make(rate)
+
     @pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5, float("nan")])
     def test_momentum(self, momentum):
         message = rf"momentum must be at least 0 and below 1, got {momentum}"

@@ -3,7 +3,7 @@
 import optax
 
 from wcgc._axes import FLAX, Area, check_area
-from wcgc._checks import Scalar, check_eps, check_number
+from wcgc._checks import Scalar, check_eps, check_number, is_number
 from wcgc._selection import Axes, Mask
 from wcgc._transforms import centralized
 
@@ -43,7 +43,8 @@ def algorithm_2(
       The optimizer. Its `update` needs `params`; see the warnings of `centralize_params`.
 
     Raises:
-      TypeError: as `centralize_params`, or `momentum` is not a number.
+      TypeError: as `centralize_params`, or `learning_rate` is neither a number nor a schedule, or
+        `momentum` is not a number.
       ValueError: as `centralize_params`, or `momentum` is out of range.
 
     Example:
@@ -60,6 +61,7 @@ def algorithm_2(
       <https://arxiv.org/abs/2010.00866>`_, 2020, Algorithm 2.
     """
     check_area(area)
+    _check_learning_rate(learning_rate)
     check_number("momentum", momentum, "at least 0 and below 1", lambda m: bool(0 <= m < 1))
     sgd = optax.chain(
         optax.ema(momentum, debias=False),
@@ -112,7 +114,8 @@ def algorithm_3(
       The optimizer. Its `update` needs `params`; see the warnings of `centralize_params`.
 
     Raises:
-      TypeError: as `centralize_params`, or `b1`, `b2` or `eps` is not a number.
+      TypeError: as `centralize_params`, or `learning_rate` is neither a number nor a schedule, or
+        `b1`, `b2` or `eps` is not a number.
       ValueError: as `centralize_params`, or `b1`, `b2` or `eps` is out of range.
 
     Example:
@@ -128,6 +131,7 @@ def algorithm_3(
       Fuhl and Kasneci, 2020, Algorithm 3.
     """
     check_area(area)
+    _check_learning_rate(learning_rate)
     check_number("b1", b1, "at least 0 and below 1", lambda b: bool(0 <= b < 1))
     check_number("b2", b2, "above 0 and below 1", lambda b: bool(0 < b < 1))
     check_eps(eps)
@@ -138,3 +142,11 @@ def algorithm_3(
         optax.scale_by_learning_rate(learning_rate),
     )
     return centralized(adam, area, area, axes=axes, mask=mask)
+
+
+def _check_learning_rate(learning_rate: optax.ScalarOrSchedule) -> None:
+    if not (callable(learning_rate) or is_number(learning_rate)):
+        raise TypeError(
+            "learning_rate must be a number or a schedule from the step's number to one, got "
+            f"{learning_rate!r}."
+        )

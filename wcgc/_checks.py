@@ -9,6 +9,11 @@ Scalar = float | jax.Array
 """A number, or an array without axes, concrete or traced."""
 
 
+def is_number(value: object) -> bool:
+    """Whether `value` is a number or an array without axes."""
+    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+
+
 def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar], bool]) -> None:
     """Raises an error that says what is wanted if `value` is known and does not hold.
 
@@ -18,7 +23,7 @@ def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar]
     """
     if isinstance(value, Tracer):
         return
-    if not (isinstance(value, int | float) or getattr(value, "ndim", None) == 0):
+    if not is_number(value):
         raise TypeError(
             f"{name} must be a number, got {value!r}. For a schedule, wrap the transform in "
             "optax.inject_hyperparams."

@@ -14,6 +14,9 @@ from wcgc._selection import Axes, Leaf, Mask, select
 
 DEFAULT_EPS = 1e-10
 
+Project = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+"""From a kernel and the axes of a slice to the kernel that it shall become."""
+
 
 def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The mean over `axes`, kept as axes of length 1."""
@@ -187,7 +190,7 @@ def normalize(
 
 
 def map_kernels(
-    project: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    project: Project,
     tree: Any,
     area: Area,
     axes: Axes,

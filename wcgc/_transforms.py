@@ -1,9 +1,7 @@
 """Centralization as Optax gradient transformations."""
 
 import functools
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -11,6 +9,7 @@ from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_norm
 from wcgc._projections import (
     DEFAULT_EPS,
+    Project,
     centralized_array,
     map_kernels,
     normalized_array,
@@ -246,10 +245,6 @@ def centralized(
         check_area(params, "params")
         links.append(centralize_params(params, axes=axes, mask=mask))
     return optax.with_extra_args_support(optax.chain(*links))
-
-
-Project = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-"""From a kernel and the axes of a slice to the kernel that it shall become."""
 
 
 def _transform_params(
