@@ -12,6 +12,14 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # Compiling takes longer than any deadline. By default the same examples are drawn each time.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, derandomize=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
+# That a mutant fails is enough to know.
+hypothesis.settings.register_profile(
+    "mutation",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.load_profile("quick")
 
 
