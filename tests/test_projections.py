@@ -142,6 +142,13 @@ class TestRange:
         assert not np.any(np.isfinite(result[:, 0]))
         np.testing.assert_array_equal(result[:, 1], [-1, 1])
 
+    def test_each_slice_has_its_own_magnitude(self):
+        column = np.float32([1.0, -2.0, 4.0])
+        kernel = np.stack([1e30 * column, column, 1e-30 * column], axis=1)
+        for project in functools.partial(wcgc.standardize, eps=0), wcgc.normalize:
+            expected = project(np.stack([column] * 3, axis=1))
+            np.testing.assert_allclose(project(kernel), expected, rtol=1e-6)
+
     @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e37])
     def test_squares_may_leave_the_range(self, scale):
         kernel = jnp.array([[3.0], [4.0]]) * scale
