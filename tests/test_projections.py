@@ -142,6 +142,12 @@ class TestRange:
         assert not np.any(np.isfinite(result[:, 0]))
         np.testing.assert_array_equal(result[:, 1], [-1, 1])
 
+    def test_magnitudes_of_complex_numbers_may_leave_the_range(self):
+        kernel = np.complex64([[3e38 + 3e38j], [-3e38 - 3e38j]])
+        expected = np.array([[1 + 1j], [-1 - 1j]]) / 2
+        np.testing.assert_allclose(wcgc.normalize(kernel), expected, rtol=4e-7)
+        np.testing.assert_allclose(wcgc.standardize(kernel, eps=0), expected * 2**0.5, rtol=4e-7)
+
     def test_each_slice_has_its_own_magnitude(self):
         column = np.float32([1.0, -2.0, 4.0])
         kernel = np.stack([1e30 * column, column, 1e-30 * column], axis=1)
