@@ -1,9 +1,12 @@
 """`measure` against NumPy, under transformations, and what it costs."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 from reference import AREAS, LAYOUTS, each_slice, kernel_axes, kernels
 
 import wcgc
@@ -157,6 +160,9 @@ def test_it_prints_as_a_table(rng):
         "All together: largest |mean| 2, 0.8 of norm² removed.",
     ]
     assert "<td" in measured._repr_html_()
+    console = rich.console.Console(width=120, file=io.StringIO())
+    console.print(measured)
+    assert "largest |mean| 2, 0.8 of norm² removed" in " ".join(console.file.getvalue().split())
 
 
 def test_it_prints_before_it_has_numbers():
