@@ -1,4 +1,5 @@
 import re
+import types
 
 import equinox as eqx
 import jax
@@ -124,6 +125,7 @@ class TestReasons:
             (optax.MaskedNode(), {}, "empty node"),
             (3.0, {}, "not an array"),
             (jax.nn.relu, {}, "not an array"),
+            (types.SimpleNamespace(shape=(2, 2)), {}, "not an array"),
             (np.ones((2, 2), int), {}, "dtype int64 is not floating or complex"),
             (
                 np.zeros((2, 2), jax.dtypes.float0),
@@ -169,7 +171,10 @@ class TestErrors:
     )
     def test_axes_that_a_leaf_lacks(self, axes, message):
         params = {"enc": {"a": KERNEL}, "dec": [KERNEL]}
-        with pytest.raises(ValueError, match=rf"{message}.*by_path.*None to leave it alone"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{message}.*axes with by_path or a tree, or None to leave it alone\.$",
+        ):
             wcgc.centralize(params, axes=axes)
 
     @pytest.mark.parametrize(
@@ -179,6 +184,7 @@ class TestErrors:
             ({"enc": {"a": FLAX}, "dec": FLAX}, r"no entry for 'enc/b' among 'dec', 'enc/a'"),
             ({}, r"no entry for 'dec/0' among nothing"),
             ({"enc": FLAX, "dec": FLAX, "head": FLAX}, r"no leaf 'head' among .*'dec/0', 'dec/1'"),
+            ({"enc": FLAX, "dec": None, "head": FLAX}, r"no leaf 'head' among"),
             ({"enc": {"a": {"c": FLAX}, "b": FLAX}, "dec": FLAX}, r"no entry for 'enc/a' among"),
             (lambda params: {"dec": FLAX}, r"axes do not match .*no entry for 'enc/a' among 'dec'"),
         ],
@@ -206,7 +212,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("axes", "message"),
         [
-            (None, r"axes must be a KernelAxes.*got None. Leave the argument out"),
+            (
+                None,
+                r"^axes must be .* makes one, got None. Leave .* \(\.\.\., in, out\)\.$",
+            ),
             ("flax", r"axes must hold a KernelAxes or None for each leaf, got 'flax'\."),
             ((-2, -1), r"got -2 at '0'"),
             ({"enc": FLAX, "dec": "flax"}, r"got 'flax' at 'dec'"),
