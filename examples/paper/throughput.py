@@ -3,6 +3,9 @@
 The loop takes each batch from the host's memory to one jitted step, which crops, learns and
 updates, as tutorials do. Network, optimizer, batch size and crops are the same, and the two take
 turns. On a processor that others use too, compare the images a processor second.
+
+What the engine computes a second is set against a large matrix product, the fastest that the device
+can compute: the rest is lost to kernels too small to fill it, and to moving data.
 """
 
 import dataclasses
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.progress
 import tyro
@@ -20,6 +24,9 @@ from examples.paper import estimate, methods, recipes, runner, tasks
 from examples.paper.data import Data
 from examples.paper.engine import Engine, Options
 from examples.paper.rows import Row, Table, choose
+
+PRODUCT_SIDE = 4096
+"""Rows and columns of the matrices whose product is timed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +74,13 @@ def main(config: Config) -> None:
             f"images a {clock}: engine {_spread(of['engine'], 0)}, loop {_spread(of['loop'], 0)}; "
             f"engine / loop {_spread(ratios, 2)}"
         )
+    wanted, most = operations(row), product_rate()
+    reached = wanted * statistics.median(rates["second"]["engine"])
+    print(
+        f"{wanted / 1e9:.3g} GFLOP an image; engine {reached / 1e9:.4g} GFLOP a second, "
+        f"{reached / most:.1%} of the {most / 1e9:.4g} of a product of two matrices of side "
+        f"{PRODUCT_SIDE}"
+    )
     machine = runner.describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
 
@@ -76,6 +90,35 @@ def _spread(values: list[float], digits: int) -> str:
         f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))
     )
     return f"{median} ({least} to {most})"
+
+
+def operations(row: Row) -> float:
+    """Floating-point operations to train on one image: three times those of the forward pass.
+
+    The backward pass computes two products for each one of the forward pass, to the inputs and to
+    the kernel.
+    """
+    model = nnx.eval_shape(lambda: methods.build(row, row.recipe.classes, nnx.Rngs(0)))
+    graph, state = nnx.split(model)
+    side = tasks.CROP if row.dataset == "VOC2012" else 32
+    images = jax.ShapeDtypeStruct((row.recipe.batch_size, side, side, 3), jnp.float32)
+    forward = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    costs = forward.lower(state, images).cost_analysis()
+    if costs is None:
+        raise RuntimeError(f"XLA counts no operations on {jax.default_backend()}.")
+    return 3 * costs["flops"] / row.recipe.batch_size
+
+
+def product_rate() -> float:
+    """Floating-point operations a second in a large product, in the precision of convolutions."""
+    matrix = jax.random.normal(jax.random.key(0), (PRODUCT_SIDE, PRODUCT_SIDE))
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * PRODUCT_SIDE**3 / statistics.median(seconds[1:])
 
 
 def engine_epochs(row: Row, data: Data, seeds: int) -> Callable[[], None]:

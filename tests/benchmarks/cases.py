@@ -1,6 +1,11 @@
-"""What the benchmarks compare: sets of parameters, optimizers, and forms of centralization."""
+"""What the benchmarks compare: sets of parameters, optimizers, and forms of centralization.
+
+And what they measure it by: loops of many updates in one call, kernels, bytes.
+"""
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax import lax
 
 import wcgc
 import wcgc.models
@@ -107,15 +113,74 @@ FORMS: dict[str, Form] = {
 }
 
 
-def compiled_update(
-    tx: optax.GradientTransformation, after: Callable, params: Any, options: dict | None = None
-) -> jax.stages.Compiled:
-    """The jitted update of parameters and state in place."""
+def in_a_loop(function: Callable, times: int) -> Callable:
+    """From `function(carry, constant)` to `times` calls of it, each on the result of the last."""
+    if times == 1:
+        return function
 
-    def update(params, state, grads):
+    def looped(carry, constant):
+        def once(_, carry):
+            # Bound to the carry, or XLA would compute once what depends on the constant alone.
+            return function(*lax.optimization_barrier((carry, constant)))
+
+        return lax.fori_loop(0, times, once, carry)
+
+    return looped
+
+
+def update_function(tx: optax.GradientTransformation, after: Callable) -> Callable:
+    """From parameters and state, and gradients, to the next parameters and state."""
+
+    def update(carry, grads):
+        params, state = carry
         updates, state = tx.update(grads, state, params)
         return after(optax.apply_updates(params, updates)), state
 
-    state = jax.eval_shape(tx.init, params)
-    lowered = jax.jit(update, donate_argnums=(0, 1)).lower(params, state, params)
-    return lowered.compile(options)
+    return update
+
+
+def lowered_update(
+    tx: optax.GradientTransformation,
+    after: Callable,
+    params: Any,
+    times: int = 1,
+    sharding: jax.sharding.Sharding | None = None,
+) -> jax.stages.Lowered:
+    """`times` updates in place of arrays like `params`, for the default device or `sharding`'s."""
+    arguments = (params, jax.eval_shape(tx.init, params)), params
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
+    )
+    update = in_a_loop(update_function(tx, after), times)
+    return jax.jit(update, donate_argnums=0, out_shardings=sharding).lower(*arguments)
+
+
+INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%(?P<name>\S+) = (?P<shape>\(.*?\)|\S+) "
+    r"(?P<opcode>[\w-]+)\((?P<operands>.*?)\)",
+    re.MULTILINE,
+)
+ARRAY = re.compile(r"\b(?P<dtype>[a-z]+\d*)\[(?P<sides>[\d,]*)\]")
+NO_KERNEL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+
+
+def kernels_and_bytes(compiled: jax.stages.Compiled) -> tuple[int, int]:
+    """How many kernels a compiled program without loops starts, and what they read and write.
+
+    What several kernels read is counted for each of them, wherever it is read from.
+    """
+    entry = compiled.as_text().partition("\nENTRY")[2]
+    kernels, total, sizes = 0, 0, {}
+    for match in INSTRUCTION.finditer(entry):
+        sizes[match["name"]] = sum(map(_bytes, ARRAY.finditer(match["shape"])))
+        if match["opcode"] not in NO_KERNEL:
+            operands = re.findall(r"%([\w.-]+)", match["operands"])
+            kernels += 1
+            total += sum(sizes[name] for name in [match["name"], *operands])
+    return kernels, total
+
+
+def _bytes(array: re.Match) -> int:
+    sides = [int(side) for side in array["sides"].split(",") if side]
+    bits = 8 if array["dtype"] == "pred" else int(re.sub(r"\D", "", array["dtype"]))
+    return math.prod(sides) * bits // 8
