@@ -1,10 +1,15 @@
 """Settings for all tests, and fixtures that several of them use."""
 
+import os
+
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+# On a GPU each process would take three quarters of its memory when it starts; here several run.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # Products in full precision on accelerators too, so that one tolerance serves every backend.
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -1,7 +1,7 @@
 """What XLA makes of updates and networks for a GPU, which need not be there: kernels and bytes.
 
     python -m pip install -e ".[dev,cuda]"
-    python -m pytest tests/benchmarks/test_gpu_code.py --benchmark-json=gpu_code.json
+    JAX_PLATFORMS=cpu python -m pytest tests/benchmarks/test_gpu_code.py
 
 The compiler is told what an H100 is like. It cannot try there which way to compute a product or
 convolution is the fastest, and takes the first; all other kernels are those that the GPU would run.
