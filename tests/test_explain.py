@@ -15,16 +15,16 @@ import wcgc
 
 SHAPE = (3, 3, 8, 16)
 PARAMS = {
-    "a/conv": {"kernel": jnp.ones(SHAPE), "bias": jnp.ones(16)},
-    "count": jnp.zeros((2, 2), jnp.int32),
-    "empty": jnp.ones((0, 4)),
-    "frozen": jnp.ones((4, 4)),
-    "gate": jnp.ones((1, 4)),
-    "layers": jnp.ones((5, 4, 2)),
+    "a/conv": {"kernel": np.ones(SHAPE, np.float32), "bias": np.ones(16, np.float32)},
+    "count": np.zeros((2, 2), np.int32),
+    "empty": np.ones((0, 4), np.float32),
+    "frozen": np.ones((4, 4), np.float32),
+    "gate": np.ones((1, 4), np.float32),
+    "layers": np.ones((5, 4, 2), np.float32),
     "masked": optax.MaskedNode(),
     "none": None,
-    "norms": jnp.ones((5, 4)),
-    "skipped": jnp.ones((4, 4)),
+    "norms": np.ones((5, 4), np.float32),
+    "skipped": np.ones((4, 4), np.float32),
 }
 STACKED = wcgc.KernelAxes(batch_axis=0)
 AXES = wcgc.by_path(("frozen", None), ("layers|norms", STACKED), ("", wcgc.FLAX))

@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -27,3 +28,23 @@ def test_importing_the_library_imports_only_what_it_needs():
     imported = set(done.stdout.split())
     assert "wcgc" in imported
     assert imported.isdisjoint({"flax", "matplotlib", "orbax", "rich", "sklearn", "tyro"})
+
+
+def test_collecting_the_tests_for_mutants_starts_no_backend():
+    """Mutmut forks the process that has collected them, in which JAX's threads would be lost."""
+    mutmut = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+    # JAX refuses this when a backend has started.
+    code = (
+        "import sys, jax, pytest; "
+        "pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider', *sys.argv[1:]]); "
+        "jax.config.update('jax_num_cpu_devices', 2)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *mutmut["pytest_add_cli_args_test_selection"]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert " tests collected" in done.stdout
+    assert done.returncode == 0, done.stderr
