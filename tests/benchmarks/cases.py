@@ -128,17 +128,6 @@ def in_a_loop(function: Callable, times: int) -> Callable:
     return looped
 
 
-def update_function(tx: optax.GradientTransformation, after: Callable) -> Callable:
-    """From parameters and state, and gradients, to the next parameters and state."""
-
-    def update(carry, grads):
-        params, state = carry
-        updates, state = tx.update(grads, state, params)
-        return after(optax.apply_updates(params, updates)), state
-
-    return update
-
-
 def lowered_update(
     tx: optax.GradientTransformation,
     after: Callable,
@@ -147,12 +136,18 @@ def lowered_update(
     sharding: jax.sharding.Sharding | None = None,
 ) -> jax.stages.Lowered:
     """`times` updates in place of arrays like `params`, for the default device or `sharding`'s."""
+
+    def update(carry, grads):
+        params, state = carry
+        updates, state = tx.update(grads, state, params)
+        return after(optax.apply_updates(params, updates)), state
+
     arguments = (params, jax.eval_shape(tx.init, params)), params
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
     )
-    update = in_a_loop(update_function(tx, after), times)
-    return jax.jit(update, donate_argnums=0, out_shardings=sharding).lower(*arguments)
+    looped = in_a_loop(update, times)
+    return jax.jit(looped, donate_argnums=0, out_shardings=sharding).lower(*arguments)
 
 
 INSTRUCTION = re.compile(
