@@ -1,11 +1,12 @@
 """What the benchmarks compare: sets of parameters, optimizers, and forms of centralization.
 
-And what they measure it by: loops of many updates in one call, kernels, bytes.
+And what they measure it by: two in turns, loops of many updates in one call, kernels, bytes.
 """
 
 import dataclasses
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,14 @@ def _as_it_is(params):
     return params
 
 
+def uncentralized(
+    tx: optax.GradientTransformation, axes: Any = None
+) -> tuple[optax.GradientTransformation, Callable]:
+    """The form without any centralization."""
+    del axes
+    return tx, _as_it_is
+
+
 FORMS: dict[str, Form] = {
     "GC": lambda tx, axes: (
         optax.chain(wcgc.centralize_gradients(axes=axes), tx),
@@ -111,6 +120,36 @@ FORMS: dict[str, Form] = {
         lambda params: wcgc.centralize(params, axes=axes),
     ),
 }
+
+
+def medians_in_turns(
+    benchmark: Any, rival: Callable, measured: Callable, rounds: int, pause: float = 0
+) -> tuple[float, float]:
+    """Runs both, one after the other in each round, after one call of each to warm up.
+
+    Args:
+      benchmark: pytest-benchmark's fixture, which times `measured`.
+      rival: timed here.
+      measured: what the benchmark is about.
+      rounds: how many.
+      pause: seconds before and after each call of `rival`.
+
+    Returns:
+      Median seconds of the rival and of what is measured.
+    """
+    seconds = []
+
+    def time_rival():
+        time.sleep(pause)
+        start = time.perf_counter()
+        rival()
+        seconds.append(time.perf_counter() - start)
+        time.sleep(pause)
+
+    for call in (rival, measured):
+        call()
+    benchmark.pedantic(measured, setup=time_rival, rounds=rounds)
+    return float(np.median(seconds)), benchmark.stats.stats.median
 
 
 def in_a_loop(function: Callable, times: int) -> Callable:

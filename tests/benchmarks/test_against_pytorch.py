@@ -7,14 +7,11 @@ Forward, backward and Adam at batch 50, images in the order of axes that each fr
 Each round runs PyTorch's step, then ours.
 """
 
-import time
-
 import jax
-import numpy as np
 import pytest
 from test_step_cost import Step
 
-from cases import OPTIMIZERS
+from cases import OPTIMIZERS, medians_in_turns
 
 torch = pytest.importorskip("torch")
 
@@ -58,20 +55,9 @@ def test_step_against_pytorch(benchmark, letter):
     theirs, parameters = torch_step(*NETWORKS[letter])
     ours = Step(letter, OPTIMIZERS["adam"]())
     assert parameters == sum(leaf.size for leaf in jax.tree.leaves(ours.carry[0]))
-    their_seconds = []
-
-    def time_theirs():
-        time.sleep(PAUSE)
-        start = time.perf_counter()
-        theirs()
-        their_seconds.append(time.perf_counter() - start)
-        time.sleep(PAUSE)
-
     for step in (theirs, ours):
         step()
-        step()
-    benchmark.pedantic(ours, setup=time_theirs, rounds=ROUNDS)
-    their_median, our_median = float(np.median(their_seconds)), benchmark.stats.stats.median
+    their_median, our_median = medians_in_turns(benchmark, theirs, ours, ROUNDS, PAUSE)
     benchmark.extra_info.update(
         ratio=our_median / their_median,
         images_per_second=50 / our_median,

@@ -19,7 +19,7 @@ from flax import nnx
 import wcgc
 import wcgc.models
 
-from cases import OPTIMIZERS, in_a_loop
+from cases import OPTIMIZERS, in_a_loop, medians_in_turns
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -28,8 +28,8 @@ ROUNDS = 15
 BATCHES = {"a": (50, 32), "b": (50, 32), "c": (50, 32), "d": (10, 227)}
 """Images a step and their side."""
 
-
 STEPS = 1 if jax.default_backend() == "cpu" else 20
+"""In one call."""
 
 
 class Step:
@@ -77,21 +77,13 @@ def test_step(benchmark, letter):
     plain = Step(letter, optimizer(), STEPS)
     tx = wcgc.centralized(optimizer(), axes=wcgc.models.rules())
     centralized = Step(letter, tx, STEPS)
-    plain_seconds = []
-
-    def time_plain():
-        start = time.perf_counter()
-        plain()
-        plain_seconds.append(time.perf_counter() - start)
-
-    for step in (plain, centralized):
-        step()
-    benchmark.pedantic(centralized, setup=time_plain, rounds=ROUNDS)
-    plain_median = float(np.median(plain_seconds))
+    plain_median, median = (
+        seconds / STEPS for seconds in medians_in_turns(benchmark, plain, centralized, ROUNDS)
+    )
     benchmark.extra_info.update(
-        ratio=benchmark.stats.stats.median / plain_median,
-        plain_median_seconds=plain_median / STEPS,
-        images_per_second=BATCHES[letter][0] * STEPS / benchmark.stats.stats.median,
+        ratio=median / plain_median,
+        plain_median_seconds=plain_median,
+        images_per_second=BATCHES[letter][0] / median,
         compile_ratio=centralized.compile_seconds / plain.compile_seconds,
         steps_per_call=STEPS,
         device=jax.devices()[0].device_kind,

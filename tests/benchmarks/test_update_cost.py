@@ -26,14 +26,16 @@ from cases import (
     PARAMETERS,
     kernels_and_bytes,
     lowered_update,
+    medians_in_turns,
+    uncentralized,
 )
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 ROUNDS = 25
 
-
 UPDATES = 1 if jax.default_backend() == "cpu" else 100
+"""In one call."""
 
 
 class Update:
@@ -81,18 +83,9 @@ def compare(benchmark, copy_bandwidth):
     """Times both, one after the other in each round, and records what they cost."""
 
     def compare(plain, centralized, size):
-        plain_seconds = []
-
-        def time_plain():
-            start = time.perf_counter()
-            plain()
-            plain_seconds.append(time.perf_counter() - start)
-
-        for update in (plain, centralized):
-            update()
-        benchmark.pedantic(centralized, setup=time_plain, rounds=ROUNDS)
-        plain_median = float(np.median(plain_seconds)) / UPDATES
-        median = benchmark.stats.stats.median / UPDATES
+        plain_median, median = (
+            seconds / UPDATES for seconds in medians_in_turns(benchmark, plain, centralized, ROUNDS)
+        )
         floor = plain.least_bytes / copy_bandwidth
         kernels, moved = kernels_and_bytes(centralized.compiled)
         plain_kernels, plain_moved = kernels_and_bytes(plain.compiled)
@@ -123,7 +116,7 @@ def test_update(compare, parameters, optimizer, form):
     chosen = PARAMETERS[parameters]()
     params, grads = chosen.arrays(seed=0), chosen.arrays(seed=1)
     tx, after = FORMS[form](OPTIMIZERS[optimizer](), chosen.axes)
-    plain = Update(OPTIMIZERS[optimizer](), lambda params: params, params, grads)
+    plain = Update(*uncentralized(OPTIMIZERS[optimizer]()), params, grads)
     compare(plain, Update(tx, after, params, grads), chosen.bytes)
 
 
@@ -134,7 +127,7 @@ def test_update_with_the_memory_scheduler(compare, parameters, optimizer):
     chosen = PARAMETERS[parameters]()
     params, grads = chosen.arrays(seed=0), chosen.arrays(seed=1)
     tx, after = FORMS["GC+WC"](OPTIMIZERS[optimizer](), chosen.axes)
-    plain = Update(OPTIMIZERS[optimizer](), lambda params: params, params, grads)
+    plain = Update(*uncentralized(OPTIMIZERS[optimizer]()), params, grads)
     compare(plain, Update(tx, after, params, grads, MEMORY_SCHEDULER), chosen.bytes)
 
 
@@ -151,7 +144,7 @@ def test_algorithm(compare, parameters, algorithm, plain):
     chosen = PARAMETERS[parameters]()
     params, grads = chosen.arrays(seed=0), chosen.arrays(seed=1)
     tx = algorithm(1e-3, axes=chosen.axes)
-    updates = [Update(tx, lambda params: params, params, grads) for tx in (plain(1e-3), tx)]
+    updates = [Update(*uncentralized(tx), params, grads) for tx in (plain(1e-3), tx)]
     compare(*updates, chosen.bytes)
 
 
@@ -164,5 +157,5 @@ def test_against_optax_where_the_axes_agree(compare):
     params = jax.device_put(params)
     ours = optax.chain(wcgc.centralize_gradients(axes=wcgc.EQUINOX), OPTIMIZERS["sgd"]())
     theirs = optax.chain(optax.centralize(), OPTIMIZERS["sgd"]())
-    updates = [Update(tx, lambda params: params, params, params) for tx in (theirs, ours)]
+    updates = [Update(*uncentralized(tx), params, params) for tx in (theirs, ours)]
     compare(*updates, sum(leaf.nbytes for leaf in params.values()))
