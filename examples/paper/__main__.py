@@ -8,12 +8,13 @@ import rich
 import rich.table
 import tyro
 
-from examples.paper import estimate, report, results, runner
-from examples.paper.engine import Options
+from examples.engine import runner
+from examples.engine.voc import SplitName
+from examples.paper import estimate, report
+from examples.paper.experiments import Options, Setting, settings
 from examples.paper.methods import Norm, Stem
 from examples.paper.recipes import Drops
 from examples.paper.rows import Model, Row, Table, choose
-from examples.paper.voc import SplitName
 
 DETERMINISTIC = "xla_gpu_deterministic_ops"
 
@@ -72,20 +73,23 @@ class Train(Selection):
     """Folder for the results, a JSON-lines file for each table, and for checkpoints."""
     checkpoint_every: int = 5
     """Epochs between checkpoints."""
+    jobs: int | None = None
+    """Train so many runs at once, each in a process of its own on its share of the cores; by itself
+    one for each core of a CPU, and one on an accelerator."""
 
     def __call__(self) -> None:
         """Does it."""
-        work = runner.Work(
-            rows=self.chosen(),
-            seeds=range(self.seeds),
-            options=self.options(),
-            data_dir=self.data_dir,
-            out=self.out,
+        unfinished = runner.run(
+            settings(self.chosen(), self.options()),
+            range(self.seeds),
+            runner.Places(self.data_dir, self.out),
+            "examples.paper",
             seeds_at_once=self.seeds_at_once,
             checkpoint_every=self.checkpoint_every,
+            processes=self.jobs,
         )
-        if refused := runner.run(work):
-            raise SystemExit(f"Refused, since another process is at it: {'; '.join(refused)}")
+        if text := str(unfinished):
+            raise SystemExit(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +104,11 @@ class List(Selection):
     def __call__(self) -> None:
         """Does it."""
         rows, options, seeds = self.chosen(), self.options(), range(self.seeds)
+        places = runner.Places(Path(), self.out)
         table = rich.table.Table("row", "network", "method", "paper", "runs to do", "a run", "all")
         speeds, whole = {}, 0.0
         for row in rows:
-            missing = len(results.missing(self.out, row, seeds, options))
+            missing = len(runner.missing(places, Setting(row, options), seeds))
             seconds = 0.0
             if self.measure and missing:
                 kind = (row.model, row.batch_norm)

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from examples import cifar
-from examples.paper import tasks, voc
-from examples.paper.data import Data
-from examples.paper.engine import Engine, Options
+from examples.engine import tasks, voc
+from examples.engine.data import Data
+from examples.engine.engine import Engine
+from examples.paper.experiments import TEST_EVERY, Options, experiment
 from examples.paper.rows import Row
-from examples.paper.runner import TEST_EVERY
 
 IMAGES = {"CIFAR10": (50_000, 10_000), "CIFAR100": (50_000, 10_000), "VOC2012": (1464, 1449)}
 """Training and test images of the official sets."""
@@ -46,7 +46,8 @@ def measure(row: Row, options: Options, seeds: int = 1) -> Speed:
     """Trains and tests a row for a moment, on noise; the first time to compile, then to measure."""
     size, test_batch = row.recipe.batch_size, tasks.TASKS[row.dataset].test_batch
     data = Data(noise(row.dataset, STEPS[row.dataset] * size), noise(row.dataset, test_batch))
-    engine = Engine(row, dataclasses.replace(options, limit=None, epochs=2), data, seeds)
+    options = dataclasses.replace(options, limit=None, epochs=2)
+    engine = Engine(experiment(row, options), data, seeds)
     state = engine.init(range(seeds))
     train, test = [], []
     for epoch in (1, 2):

@@ -40,13 +40,13 @@ def build(
       stem: the beginning of (b), see `wcgc.models.ResNet34`; other networks have none.
 
     Returns:
-      The network, in training mode. Its initial weights are projected.
+      The network, in training mode, with weights as drawn.
     """
     if row.error_area is None:
         hook = None
     else:
         hook = functools.partial(wcgc.centralize_error, area=row.error_area)
-    model = wcgc.models.build(
+    return wcgc.models.build(
         row.model,
         classes,
         batch_norm=None if row.batch_norm else False,
@@ -55,8 +55,6 @@ def build(
         after_layer=hook,
         rngs=rngs,
     )
-    nnx.update(model, project(row, nnx.state(model, nnx.Param)))
-    return model
 
 
 def project(row: Row, params: Any) -> Any:

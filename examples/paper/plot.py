@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from examples.paper.summary import CONFIDENCE, Line, Section
+from examples.engine.intervals import CONFIDENCE
+from examples.paper.summary import Line, Section
 
 OURS, PAPER, SHADE = "tab:red", "0.35", "0.95"
 APART = 0.14  # of a line's height: the paper's marks lie above its middle, ours below

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Dataset = Literal["CIFAR10", "CIFAR100", "VOC2012"]
+from examples.engine.data import Dataset
+
 Drops = Literal["paper", "late"]
 """When the learning rate falls tenfold; see `learning_rate`."""
 

@@ -4,9 +4,12 @@ import math
 from pathlib import Path
 from typing import get_args
 
-from examples.paper import plot, recipes, results
+from examples.engine import results
+from examples.engine.intervals import CONFIDENCE
+from examples.paper import plot, recipes
+from examples.paper.experiments import file_of
 from examples.paper.rows import Table
-from examples.paper.summary import CONFIDENCE, Line, Section, summarize
+from examples.paper.summary import Line, Section, summarize
 
 ASSUMED = {
     "a": "network (a) is assumed: the paper's text gives no widths",
@@ -50,7 +53,7 @@ def write(out: Path, note: str = "") -> list[Path]:
     sections = [
         section
         for table in get_args(Table)
-        for section in summarize(table, results.read(results.path_of(out, table)))
+        for section in summarize(table, results.read(out / file_of(table)))
     ]
     if not sections:
         raise FileNotFoundError(f"{out} has no results: no table_N.jsonl with a record in it")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
-from examples.paper.recipes import RECIPES, Dataset, Recipe
+from examples.engine.data import Dataset
+from examples.paper.recipes import RECIPES, Recipe
 
 Table = Literal[2, 3, 4, 5]
 Model = Literal["a", "b", "c", "d"]

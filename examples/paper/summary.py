@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
 
-from examples.paper import results
-from examples.paper.engine import Options
+from examples.engine import results
+from examples.engine.intervals import student
+from examples.paper.experiments import Options
 from examples.paper.rows import Row, Table, baseline_of, read_table
-
-CONFIDENCE = 0.95
 
 
 class How(NamedTuple):
@@ -58,7 +56,7 @@ class Line:
     @property
     def gain(self) -> float:
         """The mean of the gains; nan without any."""
-        return float(np.mean(self.gains)) if self.gains else math.nan
+        return student(self.gains).mean
 
     @property
     def margin(self) -> float:
@@ -67,11 +65,7 @@ class Line:
         Runs of the same seed share batches and augmentation, so the interval is that of paired
         differences, by Student's t.
         """
-        count = len(self.gains)
-        if count < 2:
-            return math.nan
-        quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-        return float(quantile * np.std(self.gains, ddof=1) / math.sqrt(count))
+        return student(self.gains).margin
 
     @property
     def paper_gain(self) -> float:

@@ -20,9 +20,11 @@ import rich.progress
 import tyro
 from flax import nnx
 
-from examples.paper import estimate, methods, recipes, runner, tasks
-from examples.paper.data import Data
-from examples.paper.engine import Engine, Options
+from examples.engine import runner, tasks
+from examples.engine.data import Data
+from examples.engine.engine import Engine
+from examples.paper import estimate, methods, recipes
+from examples.paper.experiments import Options, experiment
 from examples.paper.rows import Row, Table, choose
 
 PRODUCT_SIDE = 4096
@@ -123,7 +125,7 @@ def product_rate() -> float:
 
 def engine_epochs(row: Row, data: Data, seeds: int) -> Callable[[], None]:
     """What trains one epoch by the engine."""
-    engine = Engine(row, Options(), data, seeds)
+    engine = Engine(experiment(row, Options()), data, seeds)
     state = engine.init(range(seeds))
     epoch = 0
 
@@ -145,7 +147,6 @@ def loop_epochs(row: Row, data: Data) -> Callable[[], None]:
     optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
     rng = np.random.default_rng(0)
 
-    @nnx.jit
     def step(model, optimizer, batch, key):
         images, labels = tasks.TASKS[row.dataset].augment(key, batch)
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wcgc.models._functions import avg_pool
 from wcgc.models._layers import Layers
 
 
@@ -39,7 +38,7 @@ class DownBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nnx.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
-        return nnx.relu(padded_sum(y, avg_pool(x, 2)))
+        return nnx.relu(padded_sum(y, nnx.avg_pool(x, (2, 2), (2, 2))))
 
 
 class UpBlock(nnx.Module):

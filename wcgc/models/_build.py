@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 import wcgc
-from wcgc.models._layers import Hook, Norm
+from wcgc.models._layers import Dtype, Hook, Norm
 from wcgc.models._resnet import ResNet34, Stem
 from wcgc.models._small import SmallNet
 from wcgc.models._unet import ResidualUNet
@@ -23,13 +23,15 @@ def build(
     norm: Norm | None = None,
     stem: Stem | None = None,
     after_layer: Hook | None = None,
+    dtype: Dtype | None = None,
     rngs: nnx.Rngs,
 ) -> SmallNet | ResNet34 | ResidualUNet:
     """Makes one of the paper's networks (a) to (d).
 
-    Kernels start uniform by formula 16, biases at zero; batch normalization has momentum 0.99 and
-    epsilon 1e-4. Images go in as floating (batch, height, width, 3), already normalized; logits
-    come out.
+    Kernels start uniform by formula 16, biases at zero. Batch normalization has epsilon 1e-4; its
+    running averages are plain averages over all batches so far, and moving ones behind the 100th,
+    of (b) and (d) behind the 1000th. Images go in as floating (batch, height, width, 3), already
+    normalized; logits come out.
 
     Args:
       letter: `"a"`, a small network; `"b"`, ResNet-34; `"c"`, a small network of the classical
@@ -42,6 +44,8 @@ def build(
       stem: the beginning of (b), see `ResNet34`; None for `"stride1"`.
       after_layer: a function applied to the output of each convolution and dense layer, for
         example `functools.partial(wcgc.centralize_error, area="sample")`.
+      dtype: what the layers compute in, such as `jax.numpy.bfloat16`; None for the type that images
+        and parameters promote to. Parameters stay float32.
       rngs: random keys for the initial kernels; the same seed gives the same kernels.
 
     Returns:
@@ -71,7 +75,12 @@ def build(
         )
     classes = _positive(classes)
     norm = _choose_norm(letter, batch_norm, norm)
-    common: dict[str, Any] = {"norm": norm, "after_layer": after_layer, "rngs": rngs}
+    common: dict[str, Any] = {
+        "norm": norm,
+        "after_layer": after_layer,
+        "dtype": dtype,
+        "rngs": rngs,
+    }
     if letter == "a":
         return SmallNet(classes, filters=(32, 32, 64), hidden=64, **common)
     if letter == "b":

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wcgc.models._functions import conv, conv_transpose
+from wcgc.models._conv_transpose import conv_transpose
 
 Norm = Literal["batch", "layer", "instance"]
 """Batch, layer or instance normalization: Eqs. 5, 6 and 7 of the paper."""
@@ -19,8 +19,13 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 Hook = Callable[[jax.Array], jax.Array]
 """What is done to the output of each convolution and dense layer."""
 
-BATCH_NORM_MOMENTUM = 0.99  # close to dlib's moving average over a window of 100 batches
+Dtype = jax.typing.DTypeLike
+"""What layers compute in."""
+
 EPSILON = 1e-4
+
+WINDOW = 100
+"""Batches that a running average of batch normalization goes back, where nothing else is said."""
 
 
 def formula_16(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
@@ -61,7 +66,7 @@ class Conv(nnx.Conv):
     """
 
     def __init__(
-        self, in_features: int, filters: int, size: int, stride: int, hook: Hook, rngs: nnx.Rngs
+        self, in_features: int, filters: int, size: int, stride: int, hook: Hook, **options: Any
     ):
         super().__init__(
             in_features,
@@ -70,13 +75,12 @@ class Conv(nnx.Conv):
             strides=stride,
             padding=size // 2 if stride == 1 else 0,
             kernel_init=formula_16,
-            rngs=rngs,
+            **options,
         )
         self.hook = hook
 
     def __call__(self, inputs):
-        y = conv(inputs, self.kernel[...], self.strides, self.padding)
-        return self.hook(y if self.bias is None else y + self.bias[...])
+        return self.hook(super().__call__(inputs))
 
 
 class ConvTranspose(nnx.ConvTranspose):
@@ -87,7 +91,7 @@ class ConvTranspose(nnx.ConvTranspose):
     """
 
     def __init__(
-        self, in_features: int, filters: int, size: int, stride: int, hook: Hook, rngs: nnx.Rngs
+        self, in_features: int, filters: int, size: int, stride: int, hook: Hook, **options: Any
     ):
         super().__init__(
             in_features,
@@ -98,39 +102,71 @@ class ConvTranspose(nnx.ConvTranspose):
             padding=size - 1 - (size // 2 if stride == 1 else 0),
             transpose_kernel=False,
             kernel_init=formula_16,
-            rngs=rngs,
+            **options,
         )
         self.hook = hook
 
     def __call__(self, inputs):
-        y = conv_transpose(inputs, self.kernel[...], self.strides, self.padding)
-        return self.hook(y if self.bias is None else y + self.bias[...])
+        inputs, kernel, bias = self.promote_dtype(
+            (inputs, self.kernel[...], self.bias[...]), dtype=self.dtype
+        )
+        return self.hook(conv_transpose(inputs, kernel, self.strides, self.padding) + bias)
 
 
 class Dense(nnx.Linear):
     """A dense layer followed by a hook."""
 
-    def __init__(self, in_features: int, out_features: int, hook: Hook, rngs: nnx.Rngs):
-        super().__init__(in_features, out_features, kernel_init=formula_16, rngs=rngs)
+    def __init__(self, in_features: int, out_features: int, hook: Hook, **options: Any):
+        super().__init__(in_features, out_features, kernel_init=formula_16, **options)
         self.hook = hook
 
     def __call__(self, inputs, *args, **kwargs):
         return self.hook(super().__call__(inputs, *args, **kwargs))
 
 
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalization whose running averages are right from the first batch on, as in dlib.
+
+    Behind n batches the next one weighs 1 / (n + 1): a plain average. Behind `window` batches and
+    more it weighs 1 / (window + 1): a moving average.
+    """
+
+    def __init__(self, features: int, window: int, **options: Any):
+        # Without momentum, Flax stores each batch's own statistics, to be averaged here.
+        super().__init__(features, momentum=0.0, **options)
+        self.window = window
+        self.count = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x, use_running_average: bool | None = None, **options: Any):
+        mean, var = self.mean[...], self.var[...]
+        y = super().__call__(x, use_running_average, **options)
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        if not use_running_average:
+            weight = 1 / (self.count[...] + 1)
+            for average, before in ((self.mean, mean), (self.var, var)):
+                average[...] = before + weight.astype(before.dtype) * (average[...] - before)
+            self.count[...] = jnp.minimum(self.count[...] + 1, self.window)
+        return y
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Makes the layers of one network, which share normalization, hook and random keys.
+    """Makes the layers of one network, which share normalization, hook, type and random keys.
 
     Attributes:
       norm: which normalization follows the convolutions; None for none.
       after_layer: applied to the output of each convolution and dense layer; None for nothing.
       rngs: where the initial kernels' keys come from.
+      dtype: what the layers compute in; None for what inputs and parameters promote to.
+      window: batches that the running averages of batch normalization go back.
     """
 
     norm: Norm | None
     after_layer: Hook | None
     rngs: nnx.Rngs
+    dtype: Dtype | None = None
+    window: int = WINDOW
 
     def __post_init__(self):
         if self.norm is not None and self.norm not in NORMS:
@@ -144,33 +180,39 @@ class Layers:
             )
         if not isinstance(self.rngs, nnx.Rngs):
             raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {self.rngs!r}.")
+        if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):
+            raise ValueError(
+                f"dtype must be a floating type such as jax.numpy.bfloat16, or None, "
+                f"got {self.dtype!r}."
+            )
 
     @property
     def _hook(self) -> Hook:
         return _identity if self.after_layer is None else self.after_layer
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "rngs": self.rngs}
+
     def conv(self, in_features: int, filters: int, size: int, stride: int = 1) -> Conv:
-        return Conv(in_features, filters, size, stride, self._hook, self.rngs)
+        return Conv(in_features, filters, size, stride, self._hook, **self._options)
 
     def conv_transpose(
         self, in_features: int, filters: int, size: int, stride: int = 1
     ) -> ConvTranspose:
-        return ConvTranspose(in_features, filters, size, stride, self._hook, self.rngs)
+        return ConvTranspose(in_features, filters, size, stride, self._hook, **self._options)
 
     def dense(self, in_features: int, out_features: int) -> Dense:
-        return Dense(in_features, out_features, self._hook, self.rngs)
+        return Dense(in_features, out_features, self._hook, **self._options)
 
     def normalize(self, features: int) -> Callable[[jax.Array], jax.Array]:
+        options = {"epsilon": EPSILON, **self._options}
         if self.norm == "batch":
-            return nnx.BatchNorm(
-                features, momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, rngs=self.rngs
-            )
+            return BatchNorm(features, self.window, **options)
         if self.norm == "layer":
-            return nnx.LayerNorm(
-                features, reduction_axes=(1, 2, 3), epsilon=EPSILON, rngs=self.rngs
-            )
+            return nnx.LayerNorm(features, reduction_axes=(1, 2, 3), **options)
         if self.norm == "instance":
-            return nnx.InstanceNorm(features, epsilon=EPSILON, rngs=self.rngs)
+            return nnx.InstanceNorm(features, **options)
         return _identity
 
 

@@ -6,13 +6,15 @@ import jax
 from flax import nnx
 
 from wcgc.models._blocks import DownBlock, residual_stage
-from wcgc.models._functions import max_pool
-from wcgc.models._layers import Hook, Layers, Norm, check_images
+from wcgc.models._layers import Dtype, Hook, Layers, Norm, check_images
+from wcgc.models._pooling import max_pool
 
 Stem = Literal["stride1", "cifar", "imagenet"]
 """What comes before the first residual block."""
 
 STEMS: tuple[Stem, ...] = get_args(Stem)
+
+WINDOW = 1000  # batches that running averages go back, as in dlib's ResNet example
 
 SMALLEST_SIDE: dict[Stem, int] = {"stride1": 31, "cifar": 12, "imagenet": 67}
 
@@ -38,6 +40,8 @@ class ResNet34(nnx.Module):
       stem: one of the above.
       norm: `"batch"`, `"layer"`, `"instance"`, or None for no normalization.
       after_layer: applied to the output of each convolution and dense layer, the head included.
+      dtype: what the layers compute in, such as `jax.numpy.bfloat16`; None for the type that images
+        and parameters promote to. Parameters stay float32.
       rngs: random keys for the initial kernels.
 
     Raises:
@@ -61,11 +65,12 @@ class ResNet34(nnx.Module):
         stem: Stem = "stride1",
         norm: Norm | None = "batch",
         after_layer: Hook | None = None,
+        dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
         if stem not in STEMS:
             raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, got {stem!r}.")
-        layers = Layers(norm, after_layer, rngs)
+        layers = Layers(norm, after_layer, rngs, dtype, WINDOW)
         self.stem: Stem = stem
         if stem == "cifar":
             self.conv_stem = layers.conv(3, 64, 3)

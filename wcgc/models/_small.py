@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from wcgc.models._functions import max_pool
-from wcgc.models._layers import Hook, Layers, Norm, check_images
+from wcgc.models._layers import Dtype, Hook, Layers, Norm, check_images
+from wcgc.models._pooling import max_pool
 
 SIDE = 32
 
@@ -24,6 +24,8 @@ class SmallNet(nnx.Module):
       hidden: units of the penultimate dense layer.
       norm: `"batch"`, `"layer"`, `"instance"`, or None for no normalization.
       after_layer: applied to the output of each convolution and dense layer, the head included.
+      dtype: what the layers compute in, such as `jax.numpy.bfloat16`; None for the type that images
+        and parameters promote to. Parameters stay float32.
       rngs: random keys for the initial kernels.
 
     Example:
@@ -45,9 +47,10 @@ class SmallNet(nnx.Module):
         hidden: int,
         norm: Norm | None = None,
         after_layer: Hook | None = None,
+        dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
-        layers = Layers(norm, after_layer, rngs)
+        layers = Layers(norm, after_layer, rngs, dtype)
         first, second, third = filters
         self.conv1 = layers.conv(3, first, 5)
         self.norm1 = layers.normalize(first)

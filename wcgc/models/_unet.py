@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wcgc.models._blocks import DownBlock, UpBlock, residual_stage
-from wcgc.models._functions import max_pool
-from wcgc.models._layers import Hook, Layers, Norm, check_images
+from wcgc.models._layers import Dtype, Hook, Layers, Norm, check_images
+from wcgc.models._pooling import max_pool
 
 SMALLEST_SIDE = 67
+
+WINDOW = 1000  # batches that running averages go back, as in dlib's segmentation example
 
 
 class ResidualUNet(nnx.Module):
@@ -32,13 +34,14 @@ class ResidualUNet(nnx.Module):
 
     The output has the height and width of the images. Sides of 67, 99, ..., 227, 259, ... (steps
     of 32) fit every connection exactly; at others each encoder tensor is resized (bilinear) to the
-    decoder tensor that it is joined with, and at last the logits to the images. Differentiate in
-    reverse mode: the transposed convolutions have no forward mode.
+    decoder tensor that it is joined with, and at last the logits to the images.
 
     Args:
       classes: how many logits a pixel has; 21 for VOC2012 with its background.
       norm: `"batch"`, `"layer"`, `"instance"`, or None for no normalization.
       after_layer: applied to the output of each convolution, the head included.
+      dtype: what the layers compute in, such as `jax.numpy.bfloat16`; None for the type that images
+        and parameters promote to. Parameters stay float32.
       rngs: random keys for the initial kernels.
 
     Raises:
@@ -62,9 +65,10 @@ class ResidualUNet(nnx.Module):
         *,
         norm: Norm | None = "batch",
         after_layer: Hook | None = None,
+        dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
-        layers = Layers(norm, after_layer, rngs)
+        layers = Layers(norm, after_layer, rngs, dtype, WINDOW)
         self.conv_stem = layers.conv(3, 64, 7, stride=2)
         self.norm_stem = layers.normalize(64)
         self.stage1 = residual_stage(64, 3, layers)

@@ -1,7 +1,6 @@
 """Runs to their end: epochs, NaN, and checkpoints from which a killed run goes on."""
 
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from examples.paper.engine import Engine, Learned
+from examples.engine.engine import Engine, Learned, digest
 
 Curves = dict[str, list[float | None]]
 """One value for each epoch: loss and accuracy, a fraction, in training and test; seconds taken, by
@@ -30,12 +28,15 @@ class Outcome:
       accuracy: on the test images after the last epoch, in percent; None if the run ended early.
       curves: what happened epoch by epoch.
       parameters: the SHA-256 digest of the final parameters.
+      began: digests of what it shares with runs that it is to be compared with; see
+        `Engine.digests`.
     """
 
     outcome: str
     accuracy: float | None
     curves: Curves
     parameters: str
+    began: dict[str, str]
 
 
 def train(
@@ -77,7 +78,6 @@ def train(
             state, learned = engine.train(state, seeds, epoch)
             is_last = epoch == engine.epochs
             tested = engine.test(state) if is_last or epoch % test_every == 0 else None
-            learned, tested = jax.device_get((learned, tested))
             _extend(curves, learned, tested, time.perf_counter() - start)
             on_epoch(epoch, _describe(curves))
             if all(map(_epoch_of_nan, curves)):
@@ -85,12 +85,13 @@ def train(
             if epoch % checkpoint_every == 0 and not is_last:
                 parts = {
                     "state": ocp.args.StandardSave(state),
-                    "curves": ocp.args.JsonSave(curves),  # pyright: ignore[reportArgumentType]
+                    "curves": ocp.args.JsonSave(curves),
                 }
                 manager.save(epoch, args=ocp.args.Composite(**parts))
-    params = jax.device_get(state.params)
+    params, began = jax.device_get(state.params), engine.digests(seeds)
     return [
-        _conclude(curves[i], jax.tree.map(lambda x, i=i: x[i], params)) for i in range(len(seeds))
+        _conclude(curves[i], jax.tree.map(lambda x, i=i: x[i], params), began[i])
+        for i in range(len(seeds))
     ]
 
 
@@ -122,7 +123,7 @@ def _epoch_of_nan(curve: Curves) -> int | None:
     return None
 
 
-def _conclude(curve: Curves, params: Any) -> Outcome:
+def _conclude(curve: Curves, params: Any, began: dict[str, str]) -> Outcome:
     nan = _epoch_of_nan(curve)
     accuracy = curve["test_accuracy"][-1]
     return Outcome(
@@ -130,13 +131,5 @@ def _conclude(curve: Curves, params: Any) -> Outcome:
         accuracy=round(100 * accuracy, 4) if nan is None and accuracy is not None else None,
         curves={name: values[:nan] for name, values in curve.items()},
         parameters=digest(params),
+        began=began,
     )
-
-
-def digest(params: Any) -> str:
-    """The SHA-256 digest of all parameters, names and bits."""
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        sha.update(jax.tree_util.keystr(path).encode())
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()

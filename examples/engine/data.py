@@ -1,11 +1,12 @@
 """The three data sets, read from their official archives or folders."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from examples import cifar
-from examples.paper import voc
-from examples.paper.recipes import Dataset
+from examples.engine import voc
+
+Dataset = Literal["CIFAR10", "CIFAR100", "VOC2012"]
 
 
 class Data(NamedTuple):

@@ -1,62 +1,30 @@
-"""Results on disk: one JSON-lines file per table, one record per row and seed."""
+"""Results on disk: JSON lines, one record per run."""
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from examples.paper.engine import Options
-from examples.paper.rows import Row, Table
 
 Record = dict[str, Any]
 
 
-def identity(row: Row, seed: int, options: Options) -> Record:
-    """What decides a run's result, and so tells whether it has been made already."""
-    recipe = dataclasses.asdict(row.recipe)
-    chosen = dataclasses.asdict(options)
-    del recipe["epochs"], chosen["epochs"]
-    # What has no part in a row shall not tell its runs apart.
-    if row.dataset != "VOC2012":
-        del chosen["split"]
-    if not row.batch_norm:
-        del chosen["norm"]
-    if row.model != "b":
-        del chosen["stem"]
-    described = dataclasses.asdict(row)
-    del described["paper"]
-    return {
-        "row": described,
-        "seed": seed,
-        "epochs": options.epochs_of(row),
-        "options": chosen,
-        "recipe": recipe,
-    }
-
-
-def name_of(run: Record) -> str:
-    """A short name for a run, unique to its identity: for files."""
+def name_of(label: str, run: Record) -> str:
+    """A short name for a run, unique to what decides its result: for files."""
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
-    return f"{run['row']['table']}-{run['row']['number']}-seed{run['seed']}-{digest}"
+    return f"{label}-{digest}"
 
 
-def folder_of(runs: Sequence[Record]) -> str:
+def folder_of(names: Sequence[str]) -> str:
     """A name for what runs that are trained side by side have in common: for a folder."""
-    first, *others = map(name_of, runs)
+    first, *others = names
     if not others:
         return first
     return f"{first}-and-{hashlib.sha256(' '.join(others).encode()).hexdigest()[:16]}"
-
-
-def path_of(out: Path, table: Table) -> Path:
-    """The file of a table's results."""
-    return out / f"table_{table}.jsonl"
 
 
 def read(path: Path) -> list[Record]:
@@ -80,12 +48,6 @@ def read(path: Path) -> list[Record]:
             raise ValueError(f"Line {number} of {path} is not the record of a run: {record!r}")
         records.append(record)
     return records
-
-
-def missing(out: Path, row: Row, seeds: Iterable[int], options: Options) -> list[int]:
-    """The seeds of a row that have no record yet."""
-    done = {name_of(record["run"]) for record in read(path_of(out, row.table))}
-    return [seed for seed in seeds if name_of(identity(row, seed, options)) not in done]
 
 
 def append(path: Path, records: list[Record]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from examples import cifar
-from examples.paper.voc import IGNORED, SIDE, Masks
+from examples.engine.voc import IGNORED, SIDE, Masks
 
 CROP = 227
 WHOLE = 515  # the smallest of 227 + 32 k, which the network's connections fit, to hold 500

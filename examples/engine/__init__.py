@@ -1,0 +1,1 @@
+"""What trains networks for `examples.paper` and `examples.study`: resumable, many runs at once."""

@@ -1,0 +1,54 @@
+"""The command line: python -m examples.study --help."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from examples.engine import runner
+from examples.study.blocks import BLOCKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Train a block of runs. Runs that are done are skipped, killed ones go on where they were."""
+
+    block: tyro.conf.Positional[Literal["A", "B"]]
+    """The question; see blocks.py."""
+    data_dir: Path = Path.home() / ".cache" / "wcgc"
+    """Folder with the official archives of the data sets, or with what they unpack to."""
+    out: Path = Path("runs") / "study"
+    """Folder for the results, a JSON-lines file for each block, and for checkpoints."""
+    jobs: int | None = None
+    """Train so many runs at once, each in a process of its own on its share of the cores; by itself
+    one for each core of a CPU, and one on an accelerator."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        block = BLOCKS[self.block]
+        unfinished = runner.run(
+            block.settings(self.out),
+            range(block.seeds),
+            runner.Places(self.data_dir, self.out),
+            "examples.study",
+            checkpoint_every=self.checkpoint_every,
+            processes=self.jobs,
+        )
+        if text := str(unfinished):
+            raise SystemExit(text)
+
+
+def main() -> None:
+    """Reads the command line and does what it says."""
+    command = tyro.extras.subcommand_cli_from_dict({"run": Run}, prog="python -m examples.study")
+    try:
+        command()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"examples.study: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

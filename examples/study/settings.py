@@ -1,0 +1,200 @@
+"""One way to train a network: the factors that the study varies, and what they mean."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import optax
+import optax.contrib
+from flax import nnx
+
+import wcgc
+import wcgc.models
+from examples.engine import results, tasks
+from examples.engine.data import Data, load
+from examples.engine.engine import Experiment
+from examples.paper import recipes
+from examples.paper.recipes import RECIPES
+
+Arm = Literal["plain", "GC", "WC", "WC+GC"]
+Network = Literal["a", "c"]
+Dataset = Literal["CIFAR10", "CIFAR100"]
+Norm = Literal["none", "batch", "layer"]
+Optimizer = Literal["adam", "sgd", "lion", "muon"]
+
+HELD_OUT = 5000
+"""Training images that are set aside to choose learning rates by: the last ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What decides a run, its seed apart.
+
+    Attributes:
+      block: the question that it belongs to, a letter.
+      arm: what is centralized: nothing, gradients, weights, or both; the kernels of all
+        convolutions, each filter's mean.
+      network: of the paper.
+      dataset: real images, all of them.
+      norm: what normalizes network (a) behind its convolutions; (c) has none.
+      optimizer: see `optimizer`.
+      learning_rate: the initial one; it falls tenfold at 60 % and at 85 % of the run.
+      epochs: passes over the training images.
+      held_out: whether images set aside from the training set are tested, in place of the test
+        images.
+      centred: whether the initial filters are centred in all arms. Where weights are centralized,
+        they are so by the paper's Algorithm 1.
+    """
+
+    block: str
+    arm: Arm
+    network: Network = "a"
+    dataset: Dataset = "CIFAR10"
+    norm: Norm = "none"
+    optimizer: Optimizer = "adam"
+    learning_rate: float = 1e-3
+    epochs: int = 1
+    held_out: bool = False
+    centred: bool = False
+
+    @property
+    def name(self) -> str:
+        """The block and what differs within it."""
+        varied = f"{self.block} {self.arm}, {self.optimizer} {self.learning_rate:g}"
+        return varied if self.norm == "none" else f"{varied}, {self.norm} norm"
+
+    @property
+    def label(self) -> str:
+        """For names of files."""
+        return self.block
+
+    @property
+    def file(self) -> str:
+        """A file for each block."""
+        return file_of(self.block)
+
+    @property
+    def test_every(self) -> int:
+        """Epochs from one test to the next."""
+        return 1
+
+    def identity(self, seed: int) -> results.Record:
+        """What decides a run's result: the factors, the seed, and the recipe's constants."""
+        recipe = RECIPES[self.dataset]
+        return {
+            "setting": dataclasses.asdict(self),
+            "seed": seed,
+            "batch_size": recipe.batch_size,
+            "weight_decay": recipe.weight_decay,
+        }
+
+    def experiment(self) -> Experiment:
+        """What the engine trains."""
+        return Experiment(
+            build=functools.partial(build, self),
+            project=functools.partial(project, self),
+            optimizer=functools.partial(optimizer, self),
+            task=tasks.CLASSIFICATION,
+            batch_size=RECIPES[self.dataset].batch_size,
+            epochs=self.epochs,
+        )
+
+    def load(self, data_dir: Path) -> Data:
+        """Reads the images."""
+        data = load_once(self.dataset, data_dir)
+        return hold_out(data) if self.held_out else data
+
+    def remarks(self) -> results.Record:
+        """Nothing besides."""
+        return {}
+
+
+def file_of(block: str) -> str:
+    """The name of the file with a block's results."""
+    return f"{block}.jsonl"
+
+
+@functools.lru_cache(maxsize=1)
+def load_once(dataset: Dataset, data_dir: Path) -> Data:
+    """Reads a data set; what many runs of one process need is kept."""
+    return load(dataset, data_dir)
+
+
+def hold_out(data: Data) -> Data:
+    """Divides the training images: all but the last for training, the last for the test."""
+    last = {
+        "train": slice(None, -HELD_OUT),
+        "test": slice(-HELD_OUT, None),
+    }
+    return Data(
+        **{
+            name: type(data.train)(*(array[chosen] for array in data.train))
+            for name, chosen in last.items()
+        }
+    )
+
+
+def build(setting: Setting, rngs: nnx.Rngs) -> nnx.Module:
+    """The network, with weights as drawn."""
+    norm = None if setting.norm == "none" else setting.norm
+    return wcgc.models.build(
+        setting.network,
+        RECIPES[setting.dataset].classes,
+        batch_norm=False if norm is None else None,
+        norm=norm,
+        rngs=rngs,
+    )
+
+
+def project(setting: Setting, params: Any) -> Any:
+    """The weights of the first step."""
+    if setting.centred or setting.arm in ("WC", "WC+GC"):
+        return wcgc.centralize(params, axes=wcgc.models.rules())
+    return params
+
+
+def optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
+    """What the setting trains with, centralization included.
+
+    The L2 penalty of the paper's recipe is added to the gradient behind GC, for SGD and Adam; Lion
+    and Muon have none.
+    """
+    recipe = dataclasses.replace(RECIPES[setting.dataset], learning_rate=setting.learning_rate)
+    schedule = recipes.learning_rate(recipe, steps, "late")
+    links: list[optax.GradientTransformation] = [BASES[setting.optimizer](recipe, schedule)]
+    axes = wcgc.models.rules()
+    if setting.arm in ("GC", "WC+GC"):
+        links.insert(0, wcgc.centralize_gradients(axes=axes))
+    if setting.arm in ("WC", "WC+GC"):
+        links.append(wcgc.centralize_params(axes=axes))
+    return optax.chain(*links)
+
+
+def _muon(recipe: recipes.Recipe, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon for kernels, each filter a column of its matrix, and Adam for biases and scales."""
+    del recipe
+    return optax.contrib.muon(schedule, muon_weight_dimension_numbers=_columns)
+
+
+def _columns(params: Any) -> Any:
+    def of_leaf(leaf: Any) -> Any:
+        if leaf.ndim < 2:
+            return None
+        inputs = tuple(range(leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
+
+    return optax.tree.map(of_leaf, params)
+
+
+BASES: dict[Optimizer, Callable[[recipes.Recipe, optax.Schedule], optax.GradientTransformation]] = {
+    "adam": lambda recipe, schedule: recipes.optimizer(
+        dataclasses.replace(recipe, optimizer="adam"), schedule
+    ),
+    "sgd": lambda recipe, schedule: recipes.optimizer(
+        dataclasses.replace(recipe, optimizer="sgd"), schedule
+    ),
+    "lion": lambda recipe, schedule: optax.lion(schedule, weight_decay=0.0),
+    "muon": _muon,
+}
