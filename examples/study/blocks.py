@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from examples.engine import results
-from examples.study.settings import Arm, Setting, file_of
+from examples.study.settings import Arm, Setting, file_of, setting_of
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 
@@ -56,10 +56,10 @@ def best_rate(out: Path, arm: Arm) -> float:
     records = results.read(out / file_of("A"))
     found: dict[float, list[float]] = {}
     for record in records:
-        setting = record["run"]["setting"]
-        if setting["arm"] == arm:
-            # A run that ended in NaN chose nothing right.
-            found.setdefault(setting["learning_rate"], []).append(record["accuracy"] or 0.0)
+        setting = setting_of(record)
+        if setting.arm == arm:
+            # A run that ended in NaN got nothing right.
+            found.setdefault(setting.learning_rate, []).append(record["accuracy"] or 0.0)
     wanted = dict.fromkeys(RATES, BLOCKS["A"].seeds)
     if {rate: len(values) for rate, values in found.items()} != wanted:
         raise ValueError(

@@ -81,10 +81,19 @@ class Setting:
         return 1
 
     def identity(self, seed: int) -> results.Record:
-        """What decides a run's result: the factors, the seed, and the recipe's constants."""
+        """What decides a run's result: the factors, the seed, and the recipe's constants.
+
+        A factor at its default is left out, so that a factor that is added later does not tell
+        older runs apart.
+        """
         recipe = RECIPES[self.dataset]
+        factors = dataclasses.fields(self)
         return {
-            "setting": dataclasses.asdict(self),
+            "setting": {
+                factor.name: value
+                for factor in factors
+                if (value := getattr(self, factor.name)) != factor.default
+            },
             "seed": seed,
             "batch_size": recipe.batch_size,
             "weight_decay": recipe.weight_decay,
@@ -109,6 +118,11 @@ class Setting:
     def remarks(self) -> results.Record:
         """Nothing besides."""
         return {}
+
+
+def setting_of(record: results.Record) -> Setting:
+    """The setting of a run that has been made."""
+    return Setting(**record["run"]["setting"])
 
 
 def file_of(block: str) -> str:
