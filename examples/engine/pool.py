@@ -1,21 +1,16 @@
 """Jobs at the same time, each in a process of its own on its own share of the processor's cores."""
 
+import collections
 import contextlib
 import itertools
 import multiprocessing
-import multiprocessing.connection
 import os
-import queue
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Protocol
-
-import pebble
-
-from examples.engine import results
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, Protocol
 
 Tell = Callable[[str, int, str], None]
 """What is told while a job is at work: its name, how many epochs are done, and a text."""
@@ -56,6 +51,18 @@ def shares(available: Sequence[int], processes: int) -> list[list[int]]:
     return [[*available[first:last]] for first, last in itertools.pairwise(ends)]
 
 
+class Worker(NamedTuple):
+    """A process that does one job after the other.
+
+    Attributes:
+      process: which.
+      share: the cores that it has.
+    """
+
+    process: SpawnProcess
+    share: list[int]
+
+
 def run(
     function: Callable[[Any, Tell], Any],
     jobs: Sequence[Named],
@@ -66,10 +73,10 @@ def run(
 ) -> Iterator[tuple[Any, Any]]:
     """Calls `function(job, tell)` for all jobs, so many at the same time.
 
-    A job whose process fails or dies is taken up again by another one; the other jobs go on.
+    A job that fails or whose process dies is taken up again at the end; the other jobs go on.
 
     Args:
-      function: what can be pickled. It is called before JAX has started in its process.
+      function: what can be pickled. JAX has not started in its process when it is first called.
       jobs: in the order in which they are begun.
       processes: how many.
       tell: called here with what a job tells there.
@@ -79,69 +86,74 @@ def run(
     Yields:
       Each job with its result, or with its `Failure`, in the order in which they end.
     """
-    context = multiprocessing.get_context("spawn")
+    waiting = collections.deque((job, 1) for job in jobs)
+    free = shares(cores(), processes)
+    workers: dict[Any, Worker] = {}
+    busy: dict[Any, tuple[Any, int]] = {}
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        told = stack.enter_context(context.Manager()).Queue()
-        workers = pebble.ProcessPool(
-            processes,
-            initializer=_start,
-            initargs=(folder, shares(cores(), processes), told),
-            context=context,
-        )
-        stack.callback(workers.join)
-        stack.callback(workers.stop)
-        pending = {workers.schedule(_work, (function, job)): (job, 1) for job in jobs}
-        while pending:
-            with contextlib.suppress(queue.Empty):
-                tell(*told.get(timeout=0.2))
-                continue
-            for future in [future for future in pending if future.done()]:
-                job, number = pending.pop(future)
-                error = future.exception()
-                if error is None:
-                    yield job, future.result()
+        while waiting or busy:
+            while free and len(waiting) + len(busy) > len(workers):
+                connection, worker = _start(function, free.pop(0), stack)
+                workers[connection] = worker
+            for connection in [idle for idle in workers if idle not in busy]:
+                if waiting:
+                    busy[connection] = waiting.popleft()
+                    with contextlib.suppress(BrokenPipeError):  # it died: seen below
+                        connection.send(busy[connection][0])
+            for connection in wait([*workers]):
+                try:
+                    kind, what = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    process, share = workers.pop(connection)
+                    process.join()
+                    free.append(share)
+                    kind, what = "failure", f"its process died (exit code {process.exitcode})"
+                if kind == "told":
+                    tell(*what)
+                    continue
+                if connection not in busy:
+                    continue  # it died between two jobs
+                job, number = busy.pop(connection)
+                if kind == "result":
+                    yield job, what
                 elif number < tries:
-                    warn(f"{job.name}: {_describe(error)}; it is taken up again")
-                    pending[workers.schedule(_work, (function, job))] = job, number + 1
+                    warn(f"{job.name}: {what}; it is taken up again")
+                    waiting.append((job, number + 1))
                 else:
-                    yield job, Failure(f"{_describe(error)}, {number} times")
+                    yield job, Failure(f"{what}, {number} times")
 
 
-def _describe(error: BaseException) -> str:
-    if isinstance(error, pebble.ProcessExpired):
-        return f"its process died (exit code {error.exitcode})"
-    return f"{type(error).__name__}: {error}"
+def _start(
+    function: Callable[[Any, Tell], Any], share: list[int], stack: contextlib.ExitStack
+) -> tuple[Connection, Worker]:
+    """Starts a worker, which ends with the stack."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, share, theirs), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is seen when the process ends
+    stack.callback(process.terminate)
+    return ours, Worker(process, share)
 
 
-_told: Any = None
-"""In a worker: where to put what is told."""
-
-
-def _start(folder: Path, divided: Sequence[Sequence[int]], told: Any) -> None:
-    """Begins a worker: takes a share of the cores that is free, and ends with its parent."""
-    global _told
-    _told = told
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker is started by another process"
-
-    def end_with_parent() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def _work(function: Callable[[Any, Tell], Any], share: list[int], connection: Connection) -> None:
+    """What a worker does until it is ended: on its cores, one job after the other."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # what there is to warn of, the parent has said
-    for number, share in enumerate(divided):
-        if _share.enter_context(results.hold(folder / f"share-{number}")):
-            if hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, share)
-            return
-    raise RuntimeError(f"All of the {len(divided)} shares of the cores are taken.")
+    while True:
+        job = connection.recv()
+        try:
+            result = function(job, lambda *what: connection.send(("told", what)))
+        except Exception as error:  # it costs this job alone, and is told
+            connection.send(("failure", f"{type(error).__name__}: {error}"))
+        else:
+            connection.send(("result", result))
 
 
-_share = contextlib.ExitStack()
-"""In a worker: holds its share of the cores as long as it lives."""
-
-
-def _work(function: Callable[[Any, Tell], Any], job: Named) -> Any:
-    return function(job, lambda *what: _told.put(what))
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
