@@ -1,8 +1,8 @@
 """Train a small network twice on real images, plain and centralized, and compare.
 
-    python examples/cifar.py                                  # handwritten digits, no download
-    python examples/cifar.py --dataset cifar10 --epochs 5     # downloads, or takes --data-dir DIR
-    python examples/cifar.py --help
+    python -m examples.cifar                                  # handwritten digits, no download
+    python -m examples.cifar --dataset cifar10 --epochs 5     # downloads, or takes --data-dir DIR
+    python -m examples.cifar --help
 
 Both runs start from the same seed and see the same batches. The centralized one takes the mean of
 each convolution filter off its gradient before the optimizer (GC) and off its weights behind it
@@ -16,11 +16,9 @@ epochs and their learning-rate steps scaled to `--epochs`.
 
 These are single runs, seed 0: the first on 2 cores of an AMD EPYC, by the clock; the second on 2 of
 an Intel Xeon with AVX-512, processor time, before commit 7152026 (Linux, Python 3.11, JAX 0.10.2,
-Flax 0.12.8, Optax 0.2.8; 93 of the 60,000 CIFAR-10 images were decoded from JPEG). While
-batch normalization's running averages form, in the first hundreds of steps, test accuracy may stay
-behind: early gaps between the curves on digits say little. On CIFAR-100 the recipe's SGD leaves
-the plain network (a) at chance with seeds 0 and 1 of 0 to 2, from the first 250 steps on; take
-`--model c` or `--optimizer adam` there.
+Flax 0.12.8, Optax 0.2.8; 93 of the 60,000 CIFAR-10 images were decoded from JPEG). On CIFAR-100 the
+recipe's SGD leaves the plain network (a) at chance with seeds 0 and 1 of 0 to 2, from the first 250
+steps on; take `--model c` or `--optimizer adam` there.
 
 `--out` receives curves.png, metrics.json and the trained networks, which come back by
 
@@ -66,6 +64,7 @@ from matplotlib.figure import Figure
 
 import wcgc
 import wcgc.models
+from examples.engine import compiling
 
 Array = np.ndarray | jax.Array
 Area = Literal["tensor", "channel", "instance", "global", "none"]
@@ -146,6 +145,9 @@ def compare(config: Config) -> None:
         order = draw_batches(len(data[0].labels), config)
     except (OSError, ValueError) as error:
         raise SystemExit(f"cifar.py: {error}") from error
+    compilation = compiling.choose()
+    if compilation.note:
+        print(compilation.note)
     areas: dict[str, tuple[Area, Area]]
     areas = {"plain": ("none", "none"), "centralized": (config.gradients, config.params)}
     table = rich.table.Table("network", "gradients", "params", "test accuracy", "seconds")
@@ -224,22 +226,22 @@ def fit(
     """Trains the model in place on the batches of `order`; returns curves, one value an epoch."""
     everywhere, split = spread(order.shape[-1])
     training, test = jax.device_put(data, everywhere)
-    for module in (model, optimizer):
-        nnx.update(module, jax.device_put(nnx.state(module), everywhere))
-    key = jax.device_put(jax.random.key(seed), everywhere)
+    graph, state = nnx.split((model, optimizer))
+    state, key = jax.device_put((state, jax.random.key(seed)), everywhere)
+    compiled = compiling.choose().jit(train_step, static_argnums=0, donate_argnums=1)
     curves: dict[str, list[float]]
     curves = {"train_loss": [], "train_accuracy": [], "test_accuracy": []}
     columns = rich.progress.Progress.get_default_columns()
     with rich.progress.Progress(*columns, "{task.fields[latest]}") as progress:
         bar = progress.add_task(name, total=order[..., 0].size, latest="")
         for epoch in order:
-            model.train()
             learned = []
             for batch in epoch:
                 batch = jax.device_put(batch, split)
-                learned.append(train_step(model, optimizer, training, batch, key))
+                state, result = compiled(graph, state, training, batch, key)
+                learned.append(result)
                 progress.advance(bar)
-            model.eval()
+            nnx.update((model, optimizer), state)
             loss, train_accuracy = np.mean(jax.device_get(learned), axis=0)
             if not np.isfinite(loss):
                 raise SystemExit(f"cifar.py: the {name} network diverged, its loss is {loss}")
@@ -258,9 +260,13 @@ def spread(batch_size: int) -> tuple[jax.NamedSharding, jax.NamedSharding]:
     return jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("batch"))
 
 
-@nnx.jit
-def train_step(model, optimizer: nnx.Optimizer, training: Split, batch: Array, key: jax.Array):
-    """Learns from random crops of the images that `batch` lists; returns mean loss and accuracy."""
+def train_step(graph, state, training: Split, batch: Array, key: jax.Array):
+    """Learns from random crops of the images that `batch` lists.
+
+    Returns:
+      The state of model and optimizer behind the step; mean loss and accuracy.
+    """
+    model, optimizer = nnx.merge(graph, state)
     images, labels = jax.tree.map(lambda array: array[batch], training)
     key = jax.random.fold_in(key, optimizer.step[...])
     offsets = jax.random.randint(key, (len(batch), 2), 0, 2 * PADDING + 1)
@@ -272,7 +278,7 @@ def train_step(model, optimizer: nnx.Optimizer, training: Split, batch: Array, k
 
     (loss, logits), grads = nnx.value_and_grad(loss_fn, has_aux=True)(model)
     optimizer.update(model, grads)
-    return loss, jnp.mean(logits.argmax(-1) == labels)
+    return nnx.state((model, optimizer)), (loss, jnp.mean(logits.argmax(-1) == labels))
 
 
 def crop(images: Array, offsets: Array) -> jax.Array:
@@ -290,14 +296,17 @@ def normalize(images: Array) -> jax.Array:
 
 def evaluate(model: nnx.Module, test: Split, size: int = 1000) -> float:
     """Returns the accuracy on the whole images, a fraction."""
+    graph, state = nnx.split(model)
+    compiled = compiling.choose().jit(count_correct, static_argnums=0)
     starts = range(0, len(test.labels), size)
     parts = [Split(*(array[start : start + size] for array in test)) for start in starts]
-    return sum(int(count_correct(model, part)) for part in parts) / len(test.labels)
+    return sum(int(compiled(graph, state, part)) for part in parts) / len(test.labels)
 
 
-@nnx.jit
-def count_correct(model, part: Split) -> jax.Array:
+def count_correct(graph, state, part: Split) -> jax.Array:
     """Counts the images whose largest logit is their label's."""
+    model = nnx.merge(graph, state)
+    model.eval()
     return jnp.sum(model(normalize(part.images)).argmax(-1) == part.labels)
 
 
@@ -313,6 +322,7 @@ def save(config: Config, runs: dict[str, Any], states: dict[str, Any]) -> None:
         "versions": {"wcgc": wcgc.__version__, "python": platform.python_version()} | versions,
         "device": {"kind": jax.devices()[0].device_kind, "machine": platform.platform()}
         | {"devices": jax.device_count(), "cpus": os.cpu_count()},
+        "compilation": compiling.choose().name,
         "command": sys.argv,
     }
     scratch = config.out.absolute() / ".part"

@@ -526,7 +526,10 @@ def test_runs_share_their_seed_and_replace_earlier_results(
 
 
 def test_a_run_that_diverges_is_stopped(few_digits, monkeypatch, tmp_path):
-    monkeypatch.setattr(cifar, "train_step", lambda *_: (np.float32("nan"), np.float32(0.1)))
+    def diverge(graph, state, training, batch, key):
+        return state, (jnp.float32("nan"), jnp.float32(0.1))
+
+    monkeypatch.setattr(cifar, "train_step", diverge)
     with pytest.raises(SystemExit, match="the plain network diverged, its loss is nan"):
         cifar.main(cifar.Config(model="c", batch_size=16, out=tmp_path))
     assert os.listdir(tmp_path) == [".lock"]

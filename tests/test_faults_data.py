@@ -13,7 +13,7 @@ import tiny_sets
 from tiny_sets import BINARY, PYTHON, archive_voc, declare_official
 
 from examples import cifar
-from examples.paper import voc
+from examples.engine import voc
 
 official, write_archive = tiny_sets.official, tiny_sets.write_archive
 server = tiny_sets.server

@@ -19,11 +19,13 @@ import pytest
 from flax import nnx
 
 from examples import cifar
+from examples.engine import results, runner
+from examples.engine.data import Data
+from examples.engine.engine import Engine
 from examples.paper import __main__ as command
-from examples.paper import results, rows, runner
-from examples.paper.data import Data
-from examples.paper.engine import Engine, Options
+from examples.paper import experiments, rows
 from examples.paper.estimate import noise
+from examples.paper.experiments import Options, experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -98,13 +100,13 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(cifar10, tmp_path,
                 time.sleep(rng.uniform(0, 6 * epoch_seconds))
             victim.kill()
             assert victim.wait() == -signal.SIGKILL, "it was over before it was killed"
-        assert not results.path_of(killed, 3).exists()
+        assert not (killed / "table_3.jsonl").exists()
     with start(cifar10, killed, epochs) as heir:
         output, _ = heir.communicate()
     assert heir.returncode == 0
     assert "epoch 1:" not in output
     assert f"epoch {epochs}:" in output
-    first, second = (json.loads(results.path_of(out, 3).read_text()) for out in (alone, killed))
+    first, second = (json.loads((out / "table_3.jsonl").read_text()) for out in (alone, killed))
     assert first["parameters"] == second["parameters"]
     for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
         assert len(first["curves"][name]) == epochs
@@ -173,21 +175,21 @@ def files(folder):
 def engine():
     """One that is compiled once."""
     data = Data(noise("CIFAR10", 100), noise("CIFAR10", 20))
-    return Engine(rows.choose(3, "a", "WC")[0], Options(epochs=4), data)
+    return Engine(experiment(rows.choose(3, "a", "WC")[0], Options(epochs=4)), data)
 
 
 @pytest.fixture
 def paper(engine, monkeypatch, standard_promotion):
     """Runs the command on noise, as the only one of its runs."""
-    monkeypatch.setattr(runner, "load", lambda *_: None)
-    monkeypatch.setattr(runner, "Engine", lambda *_: engine)
+    monkeypatch.setattr(experiments.Setting, "load", lambda *_: None)
+    monkeypatch.setattr(runner, "_engine", lambda *_: engine)
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
 
     def run(out):
         arguments = "x table 3 --model a --rows WC --epochs 4 --checkpoint-every 1 --out"
         monkeypatch.setattr(sys, "argv", [*arguments.split(), str(out)])
         command.main()
-        (record,) = results.read(results.path_of(out, 3))
+        (record,) = results.read(out / "table_3.jsonl")
         del record["curves"]["seconds"]
         return record["curves"], record["accuracy"], record["parameters"]
 
@@ -227,7 +229,7 @@ def test_a_broken_disk_keeps_the_checkpoint_and_the_run_goes_on(
     with breaks(out) as reason, pytest.raises(SystemExit, match=f"^examples.paper: .*{reason}"):
         paper(out)
     assert files(checkpoint) == kept
-    assert results.read(results.path_of(out, 3)) == []
+    assert results.read(out / "table_3.jsonl") == []
     epochs.clear()
     assert paper(out) == alone
     assert epochs == [3, 4]
@@ -289,9 +291,9 @@ def is_free(lock):
 def test_a_second_run_of_cifar_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     places = ["--out", str(tmp_path), "--epochs", "1000"]
-    script = [sys.executable, str(ROOT / "examples" / "cifar.py"), *places]
+    script = [sys.executable, "-m", "examples.cifar", *places]
     lock = filelock.FileLock(tmp_path / ".lock", blocking=False)
-    with subprocess.Popen(script, stdout=subprocess.DEVNULL) as first:
+    with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.DEVNULL) as first:
         try:
             end = time.monotonic() + 240
             while is_free(lock):

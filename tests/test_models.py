@@ -10,12 +10,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from wcgc.models._functions import avg_pool, conv, conv_transpose, max_pool
 
 import wcgc
 import wcgc.models
 from wcgc.models import _functions
 from wcgc.models._blocks import DownBlock, UpBlock, padded_sum
-from wcgc.models._functions import avg_pool, conv, conv_transpose, max_pool
 from wcgc.models._layers import Layers
 from wcgc.models._unet import _join
 

@@ -156,7 +156,8 @@ def test_the_examples_run_where_the_wheel_has_its_extra(dist, tmp_path):
     run(sys.executable, "-m", "venv", str(tmp_path / "venv"), cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", f"{dist[1]}[examples]", cwd=tmp_path)
-    script = shutil.copy(ROOT / "examples" / "cifar.py", tmp_path)
-    printed = run(python, script, "--epochs", "1", "--model", "c", cwd=tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    command = ["-m", "examples.cifar", "--epochs", "1", "--model", "c"]
+    printed = run(python, *command, cwd=tmp_path)
     assert "centralized" in printed
     assert (tmp_path / "runs" / "cifar" / "metrics.json").is_file()

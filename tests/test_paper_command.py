@@ -1,52 +1,62 @@
 """The command line and the runner: skipping and refusing."""
 
-import dataclasses
 import os
 import sys
 
 import jax
 import pytest
 
+from examples.engine import compiling, results, runner
+from examples.engine.data import Data
 from examples.paper import __main__ as command
-from examples.paper import results, rows, runner
-from examples.paper.data import Data
-from examples.paper.engine import Options
+from examples.paper import rows
 from examples.paper.estimate import noise
+from examples.paper.experiments import Options, Setting
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    """One row and two seeds on noise."""
-    monkeypatch.setattr(
-        runner, "load", lambda *_: Data(noise("CIFAR10", 100), noise("CIFAR10", 20))
-    )
-    row = rows.choose(3, "a", "WC")
-    return runner.Work(row, range(2), Options(epochs=1), tmp_path / "data", tmp_path / "out")
+def places(tmp_path):
+    return runner.Places(tmp_path / "data", tmp_path / "out")
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    """One row on noise."""
+    data = Data(noise("CIFAR10", 100), noise("CIFAR10", 20))
+    monkeypatch.setattr(Setting, "load", lambda *_: data)
+    return Setting(rows.choose(3, "a", "WC")[0], Options(epochs=1))
+
+
+def run(setting, seeds, places, **options):
+    return runner.run([setting], seeds, places, "examples.paper", processes=1, **options)
 
 
 def test_runs_are_recorded_once_and_refused_where_another_is_at_them(
-    work, standard_promotion, monkeypatch, capsys
+    setting, places, standard_promotion, monkeypatch, capsys
 ):
-    held = results.name_of(results.identity(work.rows[0], 1, work.options))
-    with results.hold(work.out / "unfinished" / f"{held}.lock"):
-        assert runner.run(work) == ["3.3 (a) WC, seed 1"]
-    (record,) = results.read(results.path_of(work.out, 3))
+    (held,) = runner.Job(setting, (1,)).names()
+    with results.hold(places.unfinished / f"{held}.lock"):
+        unfinished = run(setting, range(2), places)
+    assert unfinished == runner.Unfinished(refused=["3.3 (a) WC, seed 1"], failed=[])
+    assert str(unfinished) == "Refused, since another process is at it: 3.3 (a) WC, seed 1"
+    (record,) = results.read(places.out / "table_3.jsonl")
     assert record["run"]["seed"] == 0
     assert record["outcome"] == "finished"
     assert record["paper"] == 85.01
     assert record["images"] == {"train": 100, "test": 20}
     assert record["machine"]["jax"] == jax.__version__
-    assert [*(work.out / "unfinished").iterdir()] == []
-    assert work.missing(work.rows[0]) == [1]
-    monkeypatch.setattr(runner, "load", None)
-    assert runner.run(dataclasses.replace(work, seeds=range(1))) == []
+    assert [*places.unfinished.iterdir()] == []
+    assert record["compilation"] == compiling.choose().name
+    assert runner.missing(places, setting, range(2)) == [1]
+    monkeypatch.setattr(Setting, "load", None)
+    assert run(setting, range(1), places) == runner.Unfinished([], [])
     assert "1 runs, 1 of them done already" in capsys.readouterr().out
 
 
 def test_places_of_the_machine_stay_out_of_the_records():
     arguments = ["table", "3", "--data-dir", "/home/me/data", "--epochs", "4", "--out", "/home/me"]
     expected = "python -m examples.paper table 3 --data-dir DIR --epochs 4 --out DIR"
-    assert runner.command(arguments) == expected
+    assert runner.command("examples.paper", arguments) == expected
 
 
 @pytest.mark.parametrize(

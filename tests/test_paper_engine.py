@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 
 from examples import cifar
-from examples.paper import recipes, rows, tasks, training
-from examples.paper.data import Data
-from examples.paper.engine import Engine, Options
+from examples.engine import tasks, training
+from examples.engine.data import Data
+from examples.engine.engine import Engine
+from examples.paper import recipes, rows
 from examples.paper.estimate import noise
+from examples.paper.experiments import Options, experiment
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -31,7 +33,7 @@ def engine(data):
     # Test images that do not fill the last batch.
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tasks.TASKS, "CIFAR10", tasks.CLASSIFICATION._replace(test_batch=8))
-        return Engine(ROW, Options(epochs=3), data)
+        return Engine(experiment(ROW, Options(epochs=3)), data)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_nan_ends_a_run(tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipes.RECIPES["CIFAR100"], learning_rate=1e30)
     monkeypatch.setitem(recipes.RECIPES, "CIFAR100", recipe)
     data = Data(noise("CIFAR100", 100), noise("CIFAR100", 10))
-    engine = Engine(rows.choose(4, "a", "Baseline")[0], Options(epochs=3), data)
+    engine = Engine(experiment(rows.choose(4, "a", "Baseline")[0], Options(epochs=3)), data)
     (outcome,) = training.train(engine, [0], tmp_path)
     assert (outcome.outcome, outcome.accuracy) == ("nan", None)
     assert len(outcome.curves["train_loss"]) == 1
@@ -120,12 +122,12 @@ def test_nan_ends_a_run(tmp_path, monkeypatch):
 
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match=r"has 50 images, more than the 49 training .* --limit"):
-        Engine(ROW, Options(), Data(noise("CIFAR10", 49), noise("CIFAR10", 10)))
+        Engine(experiment(ROW, Options()), Data(noise("CIFAR10", 49), noise("CIFAR10", 10)))
 
 
 @pytest.mark.slow
 def test_seeds_side_by_side_are_the_runs_alone(engine, data):
-    both = Engine(ROW, Options(epochs=3), data, seeds=2)
+    both = Engine(experiment(ROW, Options(epochs=3)), data, seeds=2)
     _, together = both.train(both.init([0, 1]), [0, 1], 1)
     apart = [engine.train(engine.init([seed]), [seed], 1)[1].loss[0] for seed in (0, 1)]
     # Two steps of Adam amplify what the other order of sums changes in the last bits.
@@ -134,12 +136,14 @@ def test_seeds_side_by_side_are_the_runs_alone(engine, data):
 
 SEVERAL_DEVICES = """
 import jax
-from examples.paper import data, estimate, rows
-from examples.paper.engine import Engine, Options
+from examples.engine import data
+from examples.paper import estimate, rows
+from examples.engine.engine import Engine
+from examples.paper.experiments import Options, experiment
 images = data.Data(estimate.noise("CIFAR10", 120), estimate.noise("CIFAR10", 30))
 row, options = rows.choose(3, "a", "WC, GC, BN")[0], Options(epochs=3)
 for devices in (jax.devices()[:1], jax.devices()):
-    engine = Engine(row, options, images, devices=devices)
+    engine = Engine(experiment(row, options), images, devices=devices)
     state, learned = engine.train(engine.init([0]), [0], 1)
     print(engine.devices, learned.loss[0], engine.test(state).loss[0])
 """

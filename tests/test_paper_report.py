@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from examples.paper import report, results, rows, summary
-from examples.paper.engine import Options
+from examples.engine import results
+from examples.paper import experiments, report, rows, summary
+from examples.paper.experiments import Options
 
 MACHINE = {"device": "cpu", "cpus": 2, "python": "3.11", "jax": "1", "flax": "2", "optax": "3"}
 
 
 def record(row, seed, accuracy, **options):
     return {
-        "run": results.identity(row, seed, Options(**options)),
+        "run": experiments.identity(row, seed, Options(**options)),
         "outcome": "nan" if accuracy is None else "finished",
         "accuracy": accuracy,
         "curves": {"seconds": [1800.0, 1800.0]},
@@ -72,10 +73,10 @@ def test_runs_made_in_different_ways_are_kept_apart():
 def written(tmp_path):
     accuracies = {1: [70.0, 72.0], 7: [73.0, 74.0], 17: [60.0], 20: [None, None], 22: [61.0, None]}
     results.append(
-        results.path_of(tmp_path, 3), records_of(3, accuracies, epochs=4, drops="late", limit=100)
+        tmp_path / "table_3.jsonl", records_of(3, accuracies, epochs=4, drops="late", limit=100)
     )
     custom = records_of(5, {1: [80.0], 6: [81.0]}, split="custom")
-    results.append(results.path_of(tmp_path, 5), custom)
+    results.append(tmp_path / "table_5.jsonl", custom)
     return report.write(tmp_path, note="Made up.")
 
 

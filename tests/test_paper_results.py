@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from examples.paper import results, rows
-from examples.paper.engine import Options
+from examples.engine import results, runner
+from examples.paper import experiments, rows
+from examples.paper.experiments import Options
 
 BASELINE, *_, LAST_OF_A = rows.choose(3, "a")
 OF_B = rows.choose(3, "b", "Baseline, BN")[0]
@@ -15,7 +16,7 @@ OF_D = rows.choose(5, "d", "WC, BN")[0]
 
 
 def name(row, seed=0, **options):
-    return results.name_of(results.identity(row, seed, Options(**options)))
+    return runner.Job(experiments.Setting(row, Options(**options)), (seed,)).names()[0]
 
 
 @pytest.mark.parametrize(
@@ -45,23 +46,25 @@ def test_names_differ_between_rows():
 
 
 def record(seed=0, **more):
-    run = results.identity(BASELINE, seed, Options(epochs=2))
+    run = experiments.identity(BASELINE, seed, Options(epochs=2))
     return {"run": run, "outcome": "finished", "accuracy": 50.0} | more
 
 
 def test_records_are_read_back(tmp_path):
-    path = results.path_of(tmp_path, 3)
+    path = tmp_path / "table_3.jsonl"
     results.append(path, [record(0), record(1, curves={"train_loss": [1.0, math.nan]})])
     results.append(path, [record(2)])
     read = results.read(path)
     assert [each["run"]["seed"] for each in read] == [0, 1, 2]
     assert read[1]["curves"] == {"train_loss": [1.0, None]}
-    assert results.missing(tmp_path, BASELINE, range(5), Options(epochs=2)) == [3, 4]
-    assert results.missing(tmp_path, BASELINE, range(2), Options(epochs=3)) == [0, 1]
+    places = runner.Places(tmp_path, tmp_path)
+    two, three = (experiments.Setting(BASELINE, Options(epochs=epochs)) for epochs in (2, 3))
+    assert runner.missing(places, two, range(5)) == [3, 4]
+    assert runner.missing(places, three, range(2)) == [0, 1]
 
 
 def test_what_a_crash_left_is_no_record_and_is_overwritten(tmp_path):
-    path = results.path_of(tmp_path, 3)
+    path = tmp_path / "table_3.jsonl"
     results.append(path, [record(0)])
     with path.open("a") as file:
         file.write(json.dumps(record(1))[:-20])
@@ -78,7 +81,7 @@ def test_what_a_crash_left_is_no_record_and_is_overwritten(tmp_path):
     ],
 )
 def test_other_lines_are_refused(tmp_path, line, message):
-    path = results.path_of(tmp_path, 3)
+    path = tmp_path / "table_3.jsonl"
     results.append(path, [record(0)])
     with path.open("a") as file:
         file.write(line + "\n")
@@ -104,7 +107,7 @@ def test_a_lock_that_its_owner_left_behind_is_taken(tmp_path):
 
 
 def test_identity_holds_the_recipe():
-    run = results.identity(OF_D, 3, Options())
+    run = experiments.identity(OF_D, 3, Options())
     assert (run["epochs"], run["seed"]) == (800, 3)
     assert run["recipe"]["learning_rate"] == 0.1
     assert run["recipe"]["batch_size"] == 10

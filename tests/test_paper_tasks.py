@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from examples import cifar
-from examples.paper import tasks, voc
+from examples.engine import tasks, voc
 
 
 def marked(sizes):

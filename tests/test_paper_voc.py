@@ -7,7 +7,7 @@ import pytest
 import tiny_sets
 from tiny_sets import LISTS, SIZES, archive_voc, jpeg, png
 
-from examples.paper import data, voc
+from examples.engine import data, voc
 
 masks, voc_files, write_voc = tiny_sets.masks, tiny_sets.voc_files, tiny_sets.write_voc
 

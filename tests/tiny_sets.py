@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from examples import cifar
-from examples.paper import voc
+from examples.engine import voc
 
 BINARY = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
 PYTHON = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
-
 from wcgc.models._functions import _convolve, conv, conv_transpose
 
 from cases import FORMS, OPTIMIZERS, PARAMETERS, kernels_and_bytes, lowered_update, uncentralized
