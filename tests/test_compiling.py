@@ -62,6 +62,46 @@ def test_the_canary_sees_what_is_wrong_by_default():
     assert not np.max(np.abs(jax.jit(program)(x) - expected(x))) < 1e3
 
 
+def fake(supported):
+    """Compiles as a jaxlib does that knows these options only, with or without oneDNN."""
+
+    def compile_convolution(options):
+        for name in options:
+            if name not in supported:
+                raise jax.errors.JaxRuntimeError(f"No such compile option: {name!r}\nmore")
+        return compiling.ONEDNN_CONVOLUTION if supported.get("onednn") else "convolution"
+
+    return compile_convolution
+
+
+@pytest.mark.parametrize(
+    ("supported", "options", "told"),
+    [
+        (dict.fromkeys([*compiling.WITH_ONEDNN, "onednn"], True), compiling.WITH_ONEDNN, ""),
+        (dict.fromkeys(compiling.WITH_ONEDNN, True), compiling.WITHOUT_YNN, "not to be had"),
+        (dict.fromkeys(compiling.WITHOUT_YNN, True), compiling.WITHOUT_YNN, "No such compile"),
+        ({}, {}, "YNN's fusions, wrong in some jaxlibs, cannot be switched off (No such"),
+    ],
+)
+def test_what_a_jaxlib_cannot_do_is_left_out_and_told(supported, options, told, monkeypatch):
+    monkeypatch.setattr(compiling, "compile_convolution", fake(supported))
+    found = compiling._choose_for_cpu.__wrapped__()
+    assert found.options == options
+    assert not found.scan
+    assert told in found.note if told else found.note == ""
+    assert "\n" not in found.note
+
+
+def test_accelerators_have_no_options_and_a_scan():
+    found = compiling.choose("gpu")
+    assert (found.options, found.scan, found.note) == ({}, True, "")
+
+
+def test_an_unknown_option_is_an_error_of_this_jaxlib():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        compiling.compile_convolution({"xla_cpu_there_is_no_such_thing": True})
+
+
 SIDES = {"a": 32, "b": 32, "c": 32, "d": 67}
 
 ROUNDINGS = {"a": 250, "b": 250, "c": 250, "d": 5000}

@@ -132,6 +132,7 @@ def _start(
     process = context.Process(target=_work, args=(function, share, theirs), daemon=True)
     process.start()
     theirs.close()  # so that its end is seen when the process ends
+    stack.callback(process.join)
     stack.callback(process.terminate)
     return ours, Worker(process, share)
 

@@ -83,7 +83,7 @@ def main(config: Config) -> None:
         f"{reached / most:.1%} of the {most / 1e9:.4g} of a product of two matrices of side "
         f"{PRODUCT_SIDE}"
     )
-    machine = runner.describe_machine()
+    machine = runner.describe_machine() | {"compilation": compiling.choose().name}
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
 
 
@@ -144,10 +144,11 @@ def loop_epochs(row: Row, data: Data) -> Callable[[], None]:
     size, steps = row.recipe.batch_size, len(data.train.labels) // row.recipe.batch_size
     schedule = recipes.learning_rate(row.recipe, row.recipe.epochs * steps)
     transform = methods.around(row, recipes.optimizer(row.recipe, schedule))
-    optimizer = nnx.Optimizer(model, transform, wrt=nnx.Param)
+    graph, state = nnx.split((model, nnx.Optimizer(model, transform, wrt=nnx.Param)))
     rng = np.random.default_rng(0)
 
-    def step(model, optimizer, batch, key):
+    def step(state, batch, key):
+        model, optimizer = nnx.merge(graph, state)
         images, labels = tasks.TASKS[row.dataset].augment(key, batch)
 
         def learn(model):
@@ -155,17 +156,19 @@ def loop_epochs(row: Row, data: Data) -> Callable[[], None]:
 
         loss, grads = nnx.value_and_grad(learn)(model)
         optimizer.update(model, grads)
-        return loss
+        return nnx.state((model, optimizer)), loss
 
+    compiled = compiling.choose().jit(step, donate_argnums=0)
     key = jax.random.key(0)
     number = 0
 
     def train() -> None:
-        nonlocal number
+        nonlocal number, state
         losses = []
         for batch in rng.permutation(len(data.train.labels))[: steps * size].reshape(steps, size):
             taken = type(data.train)(*(array[batch] for array in data.train))
-            losses.append(step(model, optimizer, taken, jax.random.fold_in(key, number)))
+            state, loss = compiled(state, taken, jax.random.fold_in(key, number))
+            losses.append(loss)
             number += 1
         np.mean(jax.device_get(losses))
 

@@ -11,6 +11,8 @@ import jax
 import pytest
 from test_step_cost import Step
 
+from examples.engine import compiling
+
 from cases import OPTIMIZERS, medians_in_turns
 
 torch = pytest.importorskip("torch")
@@ -66,4 +68,5 @@ def test_step_against_pytorch(benchmark, letter):
         torch=torch.__version__,
         device=jax.devices()[0].device_kind,
         jax=jax.__version__,
+        compilation=compiling.choose().name,
     )

@@ -18,6 +18,7 @@ from flax import nnx
 
 import wcgc
 import wcgc.models
+from examples.engine import compiling
 
 from cases import OPTIMIZERS, in_a_loop, medians_in_turns
 
@@ -62,7 +63,7 @@ class Step:
             return optax.apply_updates(params, updates), rest, state
 
         self.carry = params, rest, tx.init(params)
-        jitted = jax.jit(in_a_loop(step, steps), donate_argnums=0)
+        jitted = compiling.choose().jit(in_a_loop(step, steps), donate_argnums=0)
         start = time.perf_counter()
         self.compiled = jitted.lower(self.carry, self.batch).compile()
         self.compile_seconds = time.perf_counter() - start
@@ -88,4 +89,5 @@ def test_step(benchmark, letter):
         steps_per_call=STEPS,
         device=jax.devices()[0].device_kind,
         jax=jax.__version__,
+        compilation=compiling.choose().name,
     )

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from wcgc.models._layers import Layers
 
@@ -38,7 +39,7 @@ class DownBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nnx.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
-        return nnx.relu(padded_sum(y, nnx.avg_pool(x, (2, 2), (2, 2))))
+        return nnx.relu(padded_sum(y, nnx.pool(x, 0.0, lax.add, (2, 2), (2, 2), "VALID") / 4))
 
 
 class UpBlock(nnx.Module):
