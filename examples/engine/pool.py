@@ -93,14 +93,15 @@ def run(
     with contextlib.ExitStack() as stack:
         while waiting or busy:
             while free and len(waiting) + len(busy) > len(workers):
-                connection, worker = _start(function, free.pop(0), stack)
-                workers[connection] = worker
-            for connection in [idle for idle in workers if idle not in busy]:
+                started, worker = _start(function, free.pop(0), stack)
+                workers[started] = worker
+            for idle in [each for each in workers if each not in busy]:
                 if waiting:
-                    busy[connection] = waiting.popleft()
+                    busy[idle] = waiting.popleft()
                     with contextlib.suppress(BrokenPipeError):  # it died: seen below
-                        connection.send(busy[connection][0])
+                        idle.send(busy[idle][0])
             for connection in wait([*workers]):
+                assert isinstance(connection, Connection)
                 try:
                     kind, what = connection.recv()
                 except (EOFError, ConnectionResetError):

@@ -20,7 +20,7 @@ import rich.progress
 import tyro
 from flax import nnx
 
-from examples.engine import runner, tasks
+from examples.engine import compiling, runner, tasks
 from examples.engine.data import Data
 from examples.engine.engine import Engine
 from examples.paper import estimate, methods, recipes

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
-from wcgc.models._functions import _convolve, conv, conv_transpose
+
+from wcgc.models._conv_transpose import conv_transpose
 
 from cases import FORMS, OPTIMIZERS, PARAMETERS, kernels_and_bytes, lowered_update, uncentralized
 
@@ -81,22 +82,19 @@ def test_update(benchmark, h100, parameters, optimizer, form):
     )
 
 
-@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     ("size", "stride", "side", "features"),
-    [(5, 1, 32, (32, 64)), (3, 1, 16, (64, 64)), (3, 2, 57, (64, 128)), (1, 2, 16, (64, 128))],
+    [(3, 1, 16, (64, 64)), (2, 2, 13, (512, 256)), (3, 2, 57, (64, 128)), (7, 2, 111, (128, 64))],
 )
-def test_convolution(benchmark, h100, size, stride, side, features, transposed):
-    """The gradients of `wcgc.models` become calls of cuDNN's routines for them, as JAX's own do."""
-    padding = size // 2
+def test_transposed_convolution(benchmark, h100, size, stride, side, features):
+    """The gradients of that of `wcgc.models` beside those of JAX's own."""
+    padding = size - 1 - (size // 2 if stride == 1 else 0)
 
     def ours(x, kernel):
-        function = conv_transpose if transposed else conv
-        return function(x, kernel, stride, padding)
+        return conv_transpose(x, kernel, stride, padding)
 
     def of_jax(x, kernel):
-        apart, dilation = (1, stride) if transposed else (stride, 1)
-        return _convolve(x, kernel, apart, ((padding, padding),) * 2, dilation)
+        return jax.lax.conv_transpose(x, kernel, (stride, stride), ((padding, padding),) * 2)
 
     x, kernel = (
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=h100)
@@ -118,7 +116,7 @@ def test_convolution(benchmark, h100, size, stride, side, features, transposed):
         collections.Counter(re.findall(r'custom_call_target="__cudnn\$(\w+)"', program.as_text()))
         for program in (mine, others)
     )
-    assert calls.total() == calls_of_jax.total() == 2
+    assert calls.total() == 2
     benchmark.extra_info.update(
         calls=", ".join(sorted(calls)),
         calls_of_jax=", ".join(sorted(calls_of_jax)),
