@@ -33,6 +33,8 @@ class Experiment:
       task: what images and labels go through.
       batch_size: images a step.
       epochs: passes over the training images.
+      measure: what is recorded of a state, as numbers in dictionaries; see `Measure`. None for
+        nothing.
     """
 
     build: Callable[[nnx.Rngs], nnx.Module]
@@ -41,6 +43,7 @@ class Experiment:
     task: tasks.Task
     batch_size: int
     epochs: int
+    measure: "Measure | None" = None
 
 
 class State(NamedTuple):
@@ -49,6 +52,14 @@ class State(NamedTuple):
     params: Any
     statistics: Any
     optimizer: Any
+
+
+Measure = Callable[[Any, State, optax.GradientTransformation, Any], Any]
+"""From the network's graph, the state of one seed, the transform, and training images with labels
+as the task's `whole` makes them, to a tree of numbers."""
+
+MEASURED = 200
+"""Training images that a measurement gets, the first ones."""
 
 
 class Learned(NamedTuple):
@@ -116,6 +127,7 @@ class Engine:
         self._draw_batches = self._compile(self._draw_batches_of_one, (0, None))
         self._train = self._over_batches(self._step, (0, 0, None), donate_argnums=0)
         self._test = self._over_batches(self._test_step, (None, None, 0, None))
+        self._measure = self._compile(self._measure_one, (0, None))
 
     def init(self, seeds: Sequence[int]) -> State:
         """The state before the first epoch."""
@@ -141,6 +153,11 @@ class Engine:
         _, (losses, correct, labelled) = self._test(None, batches, state, self.test_data)
         total = labelled.sum(1)
         return Learned(losses.sum(1) / total, correct.sum(1) / total)
+
+    def measure(self, state: State) -> list[Any]:
+        """What the experiment measures, for each seed: numbers in dictionaries."""
+        measured = jax.device_get(self._measure(state, self.train_data))
+        return [jax.tree.map(lambda x, i=i: float(x[i]), measured) for i in range(self._seeds)]
 
     def digests(self, seeds: Sequence[int]) -> list[dict[str, str]]:
         """What runs share that are to be compared: for each seed, digests of it.
@@ -206,6 +223,13 @@ class Engine:
         logits = model(images)
         losses = tasks.total_cross_entropy(logits, labels)
         return None, (losses, *tasks.count_correct(logits, labels))
+
+    def _measure_one(self, state: State, data: Any) -> Any:
+        if self.experiment.measure is None:
+            raise ValueError("This experiment measures nothing: give it a `measure`.")
+        first = jax.tree.map(lambda array: array[:MEASURED], data)
+        batch = self.experiment.task.whole(first)
+        return self.experiment.measure(self.graph, state, self.transform, batch)
 
     def _take(self, data: Any, indices: jax.Array) -> Any:
         """Gathers a batch, each device its part."""

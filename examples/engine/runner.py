@@ -56,8 +56,8 @@ class Setting(Hashable, Protocol):
     def identity(self, seed: int) -> results.Record:
         """What decides a run's result, and so tells whether it has been made already."""
 
-    def experiment(self) -> Experiment:
-        """What the engine trains."""
+    def experiment(self, data: Data) -> Experiment:
+        """What the engine trains, on these data."""
 
     def load(self, data_dir: Path) -> Data:
         """Reads the data, and raises where it is not what it should be."""
@@ -286,7 +286,8 @@ def _train(
 @functools.lru_cache(maxsize=1)
 def _engine(setting: Setting, seeds: int, data_dir: Path) -> Engine:
     """What was compiled for one run serves for the next of the same setting."""
-    return Engine(setting.experiment(), setting.load(data_dir), seeds)
+    data = setting.load(data_dir)
+    return Engine(setting.experiment(data), data, seeds)
 
 
 def _reached(outcome: training.Outcome) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from examples.engine.engine import Engine, Learned, digest
+from examples.engine.engine import Engine, Learned, State, digest
 
-Curves = dict[str, list[float | None]]
+Curves = dict[str, list[Any]]
 """One value for each epoch: loss and accuracy, a fraction, in training and test; seconds taken, by
 all seeds of the group together. None where no test was run."""
 
@@ -27,6 +27,7 @@ class Outcome:
       outcome: `"finished"`, or `"nan"` if a loss became NaN or infinite, which ended the run.
       accuracy: on the test images after the last epoch, in percent; None if the run ended early.
       curves: what happened epoch by epoch.
+      measured: what the experiment measures, before the first epoch and behind each.
       parameters: the SHA-256 digest of the final parameters.
       began: digests of what it shares with runs that it is to be compared with; see
         `Engine.digests`.
@@ -35,6 +36,7 @@ class Outcome:
     outcome: str
     accuracy: float | None
     curves: Curves
+    measured: list[Any]
     parameters: str
     began: dict[str, str]
 
@@ -64,14 +66,16 @@ def train(
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         state = engine.init(seeds)
         curves: list[Curves] = [{name: [] for name in CURVES} for _ in seeds]
+        measured = [[one] for one in _measure(engine, state, len(seeds))]
         done = manager.latest_step() or 0
         if done:
             wanted = {
                 "state": ocp.args.StandardRestore(state),
                 "curves": ocp.args.JsonRestore(),
+                "measured": ocp.args.JsonRestore(),
             }
             saved = manager.restore(done, args=ocp.args.Composite(**wanted))
-            state, curves = saved.state, saved.curves
+            state, curves, measured = saved.state, saved.curves, saved.measured
             on_epoch(done, _describe(curves))
         for epoch in range(done + 1, engine.epochs + 1):
             start = time.perf_counter()
@@ -79,6 +83,8 @@ def train(
             is_last = epoch == engine.epochs
             tested = engine.test(state) if is_last or epoch % test_every == 0 else None
             _extend(curves, learned, tested, time.perf_counter() - start)
+            for so_far, one in zip(measured, _measure(engine, state, len(seeds)), strict=True):
+                so_far.append(one)
             on_epoch(epoch, _describe(curves))
             if all(map(_epoch_of_nan, curves)):
                 break
@@ -86,11 +92,12 @@ def train(
                 parts = {
                     "state": ocp.args.StandardSave(state),
                     "curves": ocp.args.JsonSave(curves),
+                    "measured": ocp.args.JsonSave(measured),
                 }
                 manager.save(epoch, args=ocp.args.Composite(**parts))
     params, began = jax.device_get(state.params), engine.digests(seeds)
     return [
-        _conclude(curves[i], jax.tree.map(lambda x, i=i: x[i], params), began[i])
+        _conclude(curves[i], measured[i], jax.tree.map(lambda x, i=i: x[i], params), began[i])
         for i in range(len(seeds))
     ]
 
@@ -123,13 +130,21 @@ def _epoch_of_nan(curve: Curves) -> int | None:
     return None
 
 
-def _conclude(curve: Curves, params: Any, began: dict[str, str]) -> Outcome:
+def _measure(engine: Engine, state: State, seeds: int) -> list[Any]:
+    """What is measured of each seed; None where nothing is."""
+    if engine.experiment.measure is None:
+        return [None] * seeds
+    return engine.measure(state)
+
+
+def _conclude(curve: Curves, measured: list[Any], params: Any, began: dict[str, str]) -> Outcome:
     nan = _epoch_of_nan(curve)
     accuracy = curve["test_accuracy"][-1]
     return Outcome(
         outcome="finished" if nan is None else "nan",
         accuracy=round(100 * accuracy, 4) if nan is None and accuracy is not None else None,
         curves={name: values[:nan] for name, values in curve.items()},
+        measured=[one for one in measured if one is not None],
         parameters=digest(params),
         began=began,
     )

@@ -80,8 +80,9 @@ class Setting:
         """What decides a run's result."""
         return identity(self.row, seed, self.options)
 
-    def experiment(self) -> Experiment:
+    def experiment(self, data: Data) -> Experiment:
         """What the engine trains."""
+        del data
         return experiment(self.row, self.options)
 
     def load(self, data_dir: Path) -> Data:

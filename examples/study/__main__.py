@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
@@ -12,10 +11,10 @@ from examples.study.blocks import BLOCKS
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Train a block of runs. Runs that are done are skipped, killed ones go on where they were."""
+    """Train blocks of runs. Runs that are done are skipped, killed ones go on where they were."""
 
-    block: tyro.conf.Positional[Literal["A", "B"]]
-    """The question; see blocks.py."""
+    blocks: tyro.conf.Positional[tuple[str, ...]]
+    """The questions, one after the other: A, B, E-rates, E, F, C-rates, C. See blocks.py."""
     data_dir: Path = Path.home() / ".cache" / "wcgc"
     """Folder with the official archives of the data sets, or with what they unpack to."""
     out: Path = Path("runs") / "study"
@@ -28,17 +27,19 @@ class Run:
 
     def __call__(self) -> None:
         """Does it."""
-        block = BLOCKS[self.block]
-        unfinished = runner.run(
-            block.settings(self.out),
-            range(block.seeds),
-            runner.Places(self.data_dir, self.out),
-            "examples.study",
-            checkpoint_every=self.checkpoint_every,
-            processes=self.jobs,
-        )
-        if text := str(unfinished):
-            raise SystemExit(text)
+        if wrong := [name for name in self.blocks if name not in BLOCKS]:
+            raise ValueError(f"The blocks are {', '.join(BLOCKS)}, got {', '.join(wrong)}.")
+        for block in map(BLOCKS.__getitem__, self.blocks):
+            unfinished = runner.run(
+                block.settings(self.out),
+                range(block.seeds),
+                runner.Places(self.data_dir, self.out),
+                "examples.study",
+                checkpoint_every=self.checkpoint_every,
+                processes=self.jobs,
+            )
+            if text := str(unfinished):
+                raise SystemExit(text)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import optax
 import optax.contrib
 from flax import nnx
@@ -17,6 +18,7 @@ from examples.engine.data import Data, load
 from examples.engine.engine import Experiment
 from examples.paper import recipes
 from examples.paper.recipes import RECIPES
+from examples.study import controls, probe
 
 Arm = Literal["plain", "GC", "WC", "WC+GC"]
 Network = Literal["a", "c"]
@@ -24,8 +26,15 @@ Dataset = Literal["CIFAR10", "CIFAR100"]
 Norm = Literal["none", "batch", "layer"]
 Optimizer = Literal["adam", "sgd", "lion", "muon"]
 
+MEASURED = ("B", "C", "F")
+"""Blocks whose runs record what `probe` measures."""
+
 HELD_OUT = 5000
 """Training images that are set aside to choose learning rates by: the last ones."""
+
+
+Removed = Literal["mean", "half", "random", "top", "input"]
+Layers = Literal["all", "first", "others"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +42,13 @@ class Setting:
     """What decides a run, its seed apart.
 
     Attributes:
-      block: the question that it belongs to, a letter.
-      arm: what is centralized: nothing, gradients, weights, or both; the kernels of all
-        convolutions, each filter's mean.
+      block: the question that it belongs to.
+      arm: where something is removed: nowhere, from gradients, from weights, or from both.
+      removed: what is removed from each filter of a convolution: its mean, half of it, the
+        component along a random direction of its own, that along the direction in which the
+        layer's inputs vary most; or nothing from the filters, and the mean of each patch from the
+        layers' inputs.
+      layers: of which convolutions.
       network: of the paper.
       dataset: real images, all of them.
       norm: what normalizes network (a) behind its convolutions; (c) has none.
@@ -44,12 +57,14 @@ class Setting:
       epochs: passes over the training images.
       held_out: whether images set aside from the training set are tested, in place of the test
         images.
-      centred: whether the initial filters are centred in all arms. Where weights are centralized,
-        they are so by the paper's Algorithm 1.
+      centred: whether the initial filters are centred in all arms. Where the mean is removed from
+        weights, they are so by the paper's Algorithm 1.
     """
 
     block: str
     arm: Arm
+    removed: Removed = "mean"
+    layers: Layers = "all"
     network: Network = "a"
     dataset: Dataset = "CIFAR10"
     norm: Norm = "none"
@@ -62,8 +77,12 @@ class Setting:
     @property
     def name(self) -> str:
         """The block and what differs within it."""
-        varied = f"{self.block} {self.arm}, {self.optimizer} {self.learning_rate:g}"
-        return varied if self.norm == "none" else f"{varied}, {self.norm} norm"
+        words = [f"{self.block} {self.arm}", f"{self.optimizer} {self.learning_rate:g}"]
+        words += [] if self.removed == "mean" else [self.removed]
+        words += [] if self.layers == "all" else [f"{self.layers} layers"]
+        words += [] if self.norm == "none" else [f"{self.norm} norm"]
+        words += ["centred"] if self.centred else []
+        return ", ".join(words)
 
     @property
     def label(self) -> str:
@@ -99,15 +118,16 @@ class Setting:
             "weight_decay": recipe.weight_decay,
         }
 
-    def experiment(self) -> Experiment:
+    def experiment(self, data: Data) -> Experiment:
         """What the engine trains."""
         return Experiment(
             build=functools.partial(build, self),
             project=functools.partial(project, self),
-            optimizer=functools.partial(optimizer, self),
+            optimizer=functools.partial(optimizer, self, data),
             task=tasks.CLASSIFICATION,
             batch_size=RECIPES[self.dataset].batch_size,
             epochs=self.epochs,
+            measure=probe.measure if self.block in MEASURED else None,
         )
 
     def load(self, data_dir: Path) -> Data:
@@ -153,23 +173,34 @@ def hold_out(data: Data) -> Data:
 def build(setting: Setting, rngs: nnx.Rngs) -> nnx.Module:
     """The network, with weights as drawn."""
     norm = None if setting.norm == "none" else setting.norm
-    return wcgc.models.build(
+    model = wcgc.models.build(
         setting.network,
         RECIPES[setting.dataset].classes,
         batch_norm=False if norm is None else None,
         norm=norm,
         rngs=rngs,
     )
+    if setting.removed == "input":
+        controls.centre_inputs(model)
+    return model
 
 
 def project(setting: Setting, params: Any) -> Any:
     """The weights of the first step."""
-    if setting.centred or setting.arm in ("WC", "WC+GC"):
-        return wcgc.centralize(params, axes=wcgc.models.rules())
+    if setting.centred or (setting.removed == "mean" and setting.arm in ("WC", "WC+GC")):
+        return wcgc.centralize(params, axes=axes_of(setting))
     return params
 
 
-def optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
+def axes_of(setting: Setting) -> Any:
+    """The kernels of the convolutions that the setting is about."""
+    if setting.layers == "all":
+        return wcgc.models.rules()
+    names = {"first": "conv1", "others": r"conv[^1/][^/]*"}
+    return wcgc.by_path((rf"(^|/){names[setting.layers]}/kernel$", wcgc.FLAX))
+
+
+def optimizer(setting: Setting, data: Data, steps: int) -> optax.GradientTransformation:
     """What the setting trains with, centralization included.
 
     The L2 penalty of the paper's recipe is added to the gradient behind GC, for SGD and Adam; Lion
@@ -178,11 +209,20 @@ def optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
     recipe = dataclasses.replace(RECIPES[setting.dataset], learning_rate=setting.learning_rate)
     schedule = recipes.learning_rate(recipe, steps, "late")
     links: list[optax.GradientTransformation] = [BASES[setting.optimizer](recipe, schedule)]
-    axes = wcgc.models.rules()
+    axes = axes_of(setting)
+    if setting.removed == "mean":
+        remove = wcgc.centralize_gradients(axes=axes), wcgc.centralize_params(axes=axes)
+    elif setting.removed == "half":
+        remove = controls.half_of_gradients(axes), controls.half_of_params(axes)
+    elif setting.removed == "input":
+        return links[0]
+    else:
+        directions = functools.partial(DIRECTIONS[setting.removed], data=data)
+        remove = controls.along_in_gradients(directions), controls.along_in_params(directions)
     if setting.arm in ("GC", "WC+GC"):
-        links.insert(0, wcgc.centralize_gradients(axes=axes))
+        links.insert(0, remove[0])
     if setting.arm in ("WC", "WC+GC"):
-        links.append(wcgc.centralize_params(axes=axes))
+        links.append(remove[1])
     return optax.chain(*links)
 
 
@@ -199,7 +239,7 @@ def _columns(params: Any) -> Any:
         inputs = tuple(range(leaf.ndim - 1))
         return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
 
-    return optax.tree.map(of_leaf, params)
+    return jax.tree.map(of_leaf, params)
 
 
 BASES: dict[Optimizer, Callable[[recipes.Recipe, optax.Schedule], optax.GradientTransformation]] = {
@@ -212,3 +252,5 @@ BASES: dict[Optimizer, Callable[[recipes.Recipe, optax.Schedule], optax.Gradient
     "lion": lambda recipe, schedule: optax.lion(schedule, weight_decay=0.0),
     "muon": _muon,
 }
+
+DIRECTIONS = {"random": controls.random_directions, "top": controls.top_directions}
