@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from examples.engine import runner
+from examples.study import report
 from examples.study.blocks import BLOCKS
 
 
@@ -42,9 +43,24 @@ class Run:
                 raise SystemExit(text)
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.md and pictures from results, without running anything."""
+
+    out: Path = Path("runs") / "study"
+    """Folder with the results; the report goes there too."""
+
+    def __call__(self) -> None:
+        """Does it."""
+        for path in report.write(self.out):
+            print(path)
+
+
 def main() -> None:
     """Reads the command line and does what it says."""
-    command = tyro.extras.subcommand_cli_from_dict({"run": Run}, prog="python -m examples.study")
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"run": Run, "report": Report}, prog="python -m examples.study"
+    )
     try:
         command()
     except (OSError, ValueError) as error:

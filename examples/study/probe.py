@@ -45,9 +45,9 @@ def measure(
     update, _ = transform.update(gradient, state.optimizer, state.params)
     trees = {"gradient": gradient, "update": update, "weights": state.params}
     for name in ("mu", "trace"):
-        momentum = optax.tree.get(state.optimizer, name, None)
-        if momentum is not None and not _is_partial(momentum):
-            trees["momentum"] = momentum
+        for _, momentum in optax.tree.get_all_with_path(state.optimizer, name):
+            if isinstance(momentum["conv1"].get("kernel"), jax.Array):  # not that of biases alone
+                trees["momentum"] = momentum
     found: dict[str, dict[str, jax.Array]] = {name: {} for name in controls.LAYERS}
     if "kernel" in state.params["conv1"]:
         axes = wcgc.models.rules()
@@ -57,12 +57,6 @@ def measure(
     for name, x in inputs(graph, state, images):
         found[name] |= spectrum(x)
     return found
-
-
-def _is_partial(momentum: Any) -> bool:
-    """Whether some leaves are masked, as in a chain for kernels alone."""
-    masked = jax.tree.leaves(momentum, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    return any(isinstance(leaf, optax.MaskedNode) for leaf in masked)
 
 
 def inputs(graph: Any, state: State, images: jax.Array) -> list[tuple[str, jax.Array]]:

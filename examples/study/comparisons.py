@@ -1,0 +1,214 @@
+"""What the records of the study say: differences of paired runs, with corrected intervals."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from examples.engine import results
+from examples.engine.intervals import CONFIDENCE, Interval, student
+from examples.study.settings import Arm, Norm, Optimizer, Setting, file_of, setting_of
+
+Value = Callable[[results.Record], float | None]
+"""From a record to a number; None where the run has none."""
+
+Runs = Mapping[Setting, Mapping[int, results.Record]]
+"""Records by setting and seed."""
+
+
+def accuracy(record: results.Record) -> float | None:
+    """After the last epoch, in percent; None if the run ended in NaN."""
+    return record["accuracy"]
+
+
+def loss(record: results.Record) -> float | None:
+    """The test loss after the last epoch, in nats."""
+    return record["curves"]["test_loss"][-1] if record["outcome"] == "finished" else None
+
+
+def epochs_to(percent: float) -> Value:
+    """The first epoch with so much test accuracy, between two epochs in proportion."""
+
+    def first(record: results.Record) -> float | None:
+        before = 0.0
+        for epoch, fraction in enumerate(record["curves"]["test_accuracy"]):
+            now = 100 * fraction
+            if now >= percent:
+                return epoch + (percent - before) / (now - before)
+            before = now
+        return None
+
+    return first
+
+
+def runs_of(out: Path, block: str) -> Runs:
+    """The records of a block.
+
+    Raises:
+      ValueError: runs of one seed that are to be compared began with other weights or batches.
+    """
+    found: dict[Setting, dict[int, results.Record]] = {}
+    for record in results.read(out / file_of(block)):
+        found.setdefault(setting_of(record), {})[record["run"]["seed"]] = record
+    _check_pairs(found)
+    return found
+
+
+def _check_pairs(runs: Runs) -> None:
+    """Pairs are pairs: of one seed, network and data, all have the same weights and batches."""
+    began: dict[tuple, tuple[dict[str, str], str]] = {}
+    for setting, of_setting in runs.items():
+        for seed, record in of_setting.items():
+            images = record["images"]["train"]
+            key = (setting.network, setting.dataset, setting.norm, setting.removed == "input")
+            shared = record["began"]
+            first, name = began.setdefault((seed, images, *key), (shared, setting.name))
+            if shared != first:
+                raise ValueError(
+                    f"Seed {seed} of {setting.name} and of {name} began with other weights or "
+                    f"batches: {shared} and {first}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A difference between settings, paired by seed.
+
+    Attributes:
+      label: what is compared.
+      differences: one for each seed that all of them finished with.
+      among: how many comparisons there are in the family, for the correction.
+    """
+
+    label: str
+    differences: Sequence[float]
+    among: int
+
+    @property
+    def interval(self) -> Interval:
+        """By Student's t, for this comparison alone."""
+        return student(self.differences)
+
+    @property
+    def corrected(self) -> Interval:
+        """The same so wide that all intervals of the family hold together (Bonferroni)."""
+        return student(self.differences, 1 - (1 - CONFIDENCE) / self.among)
+
+    @property
+    def verdict(self) -> str:
+        """What the corrected interval allows to say."""
+        interval = self.corrected
+        if interval.mean - interval.margin > 0:
+            return "yes"
+        if interval.mean + interval.margin < 0:
+            return "no, the opposite"
+        return "not told apart"
+
+
+Part = tuple[float, Setting]
+"""A weight and the setting whose values it weighs."""
+
+
+def compare(
+    runs: Runs, wanted: Mapping[str, Sequence[Part]], value: Value = accuracy
+) -> list[Comparison]:
+    """Weighted sums over settings, seed by seed.
+
+    Args:
+      runs: of a block.
+      wanted: for each comparison weights with settings; a difference has weights 1 and -1.
+      value: what is compared.
+
+    Returns:
+      A comparison for each, whose family they all are.
+    """
+    found = []
+    for label, parts in wanted.items():
+        values = [
+            {
+                seed: weight * number
+                for seed, record in runs.get(setting, {}).items()
+                if (number := value(record)) is not None
+            }
+            for weight, setting in parts
+        ]
+        common = sorted(set.intersection(*(set(each) for each in values)))
+        differences = [sum(each[seed] for each in values) for seed in common]
+        found.append(Comparison(label, differences, len(wanted)))
+    return found
+
+
+def by_arm(runs: Runs) -> dict[Arm, Setting]:
+    """The one setting of each arm, in a block that has no other factor."""
+    return {setting.arm: setting for setting in sorted(runs, key=lambda s: s.arm)}
+
+
+def sums_and_parts(arms: Mapping[Arm, Setting]) -> dict[str, list[Part]]:
+    """The six comparisons of the four arms."""
+    plain, gc, wc, both = (arms[arm] for arm in get_args(Arm))
+    return {
+        "GC - plain": [(1, gc), (-1, plain)],
+        "WC - plain": [(1, wc), (-1, plain)],
+        "WC+GC - plain": [(1, both), (-1, plain)],
+        "WC+GC - GC": [(1, both), (-1, gc)],
+        "WC+GC - WC": [(1, both), (-1, wc)],
+        "more than the sum": [(1, both), (1, plain), (-1, gc), (-1, wc)],
+    }
+
+
+def gains_by_companion(runs: Runs) -> dict[str, list[Part]]:
+    """WC+GC against plain, for each optimizer and norm."""
+    found: dict[str, list[Part]] = {}
+    for optimizer in get_args(Optimizer):
+        for norm in get_args(Norm):
+            same = {
+                setting.arm: setting
+                for setting in runs
+                if (setting.optimizer, setting.norm) == (optimizer, norm)
+            }
+            if same.keys() == {"plain", "WC+GC"}:
+                label = f"{optimizer}, {norm} norm" if norm != "none" else optimizer
+                found[label] = [(1, same["WC+GC"]), (-1, same["plain"])]
+    return found
+
+
+def gains_of_controls(runs: Runs) -> dict[str, list[Part]]:
+    """Each control against plain."""
+    plain = next(
+        setting
+        for setting in runs
+        if setting.arm == "plain" and setting.removed == "mean" and not setting.centred
+    )
+    return {
+        CONTROLS[setting.removed, setting.layers, setting.arm]: [(1, setting), (-1, plain)]
+        for setting in runs
+        if setting != plain
+    }
+
+
+CONTROLS: dict[tuple[str, str, str], str] = {
+    ("mean", "all", "plain"): "centred at the start, then plain",
+    ("mean", "all", "WC+GC"): "mean (WC+GC)",
+    ("random", "all", "WC+GC"): "a random direction of each filter",
+    ("top", "all", "WC+GC"): "the direction of most variance of the inputs",
+    ("half", "all", "WC+GC"): "half of the mean",
+    ("mean", "first", "WC+GC"): "mean, of the first convolution alone",
+    ("mean", "others", "WC+GC"): "mean, of the other two",
+    ("input", "all", "plain"): "mean of the inputs' patches instead",
+}
+
+
+def mean_of(runs: Runs, setting: Setting, value: Value) -> float | None:
+    """Over the seeds that have a value."""
+    values = [number for record in runs[setting].values() if (number := value(record)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def shares(record: results.Record, what: str) -> dict[str, list[Any]]:
+    """What was measured of a run: for each layer its course, before the first epoch and on."""
+    layers: dict[str, list[Any]] = {}
+    for measured in record["measured"]:
+        for layer, values in measured.items():
+            if what in values:
+                layers.setdefault(layer, []).append(values[what])
+    return layers
