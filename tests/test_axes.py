@@ -99,13 +99,18 @@ class TestKernelAxes:
         with pytest.raises(ValueError, match=r"KernelAxes\(.*\) names an axis twice"):
             KernelAxes(**arguments)
 
-    @pytest.mark.parametrize("name", ["in_axis", "out_axis"])
-    def test_needs_inputs_and_outputs(self, name):
+    def test_needs_outputs(self):
         with pytest.raises(
             ValueError,
-            match=rf"^{name} is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
+            match=r"^out_axis is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
         ):
-            KernelAxes(**{name: ()})
+            KernelAxes(out_axis=())
+
+    @pytest.mark.parametrize("flag", [True, False, np.True_])
+    def test_a_flag_is_no_axis(self, flag):
+        for arguments in {"in_axis": flag}, {"out_axis": (0, flag)}, {"batch_axis": [flag]}:
+            with pytest.raises(TypeError, match=r"_axis must be an integer or a sequence of int"):
+                KernelAxes(**arguments)
 
 
 class TestSliceAxes:

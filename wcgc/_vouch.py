@@ -1,0 +1,159 @@
+"""What one layout for several leaves cannot vouch for, and therefore leaves alone."""
+
+import collections
+import math
+import sys
+from typing import Any
+
+from wcgc._axes import KernelAxes, LeftAlone
+from wcgc._lookup import Entry
+from wcgc._paths import Key, nodes, parts_of, path_of
+
+NO_KERNELS = (
+    "bias",
+    "biases",
+    "bias_n",
+    "b",
+    "offset",
+    "beta",
+    "scale",
+    "scales",
+    "gamma",
+    "alpha",
+    "negative_slope",
+    "embedding",
+    "embeddings",
+    "embed",
+    "token",
+    "cls",
+    "mean",
+    "var",
+    "variance",
+)
+"""Names of what is no kernel: those that Flax, Haiku, Equinox and Keras give, and their like.
+
+A parameter has such a name if the last part of its path is one of these, or ends with one after an
+underscore, as `pos_embedding`, `cls_token` and `moving_mean` do. Haiku's `b` counts alone: `lora_b`
+is a kernel, and so is a `b` beside an `a`.
+"""
+
+WORDS = frozenset(NO_KERNELS) - {"b"}
+BIASES = ("bias", "b")
+SCALES = ("scale", "gamma", "offset", "beta")
+
+Shape = tuple[int, ...]
+Roles = tuple[tuple[int, ...], ...]
+"""The input, output, batch and spatial axes."""
+
+
+class Doubt(LeftAlone):
+    """Leaves alone what may be a kernel of another layout: worth a warning."""
+
+
+def vouched(
+    tree: Any, leaves: list[tuple[Key, Any]], entries: dict[Key, Entry]
+) -> dict[Key, Entry]:
+    """The entries, with a `LeftAlone` for each leaf that its layout cannot vouch for."""
+    layouts = {
+        key: entry.value
+        for key, entry in entries.items()
+        if entry.is_layout and isinstance(entry.value, KernelAxes)
+    }
+    if not layouts:
+        return entries
+    shapes = {key: tuple(leaf.shape) for key, leaf in leaves if hasattr(leaf, "shape")}
+    layers = equinox_parameters(tree)
+    alone: dict[Key, LeftAlone] = {}
+    for key in layouts:
+        if key in layers:
+            alone[key] = LeftAlone(f"{key[-1]} of {type(layers[key]).__name__}")
+        elif _names_no_kernel(key, shapes):
+            alone[key] = LeftAlone(f"named {parts_of(key)[-1]!r}")
+    kernels = [
+        key for key in layouts if key not in alone and key in shapes and len(shapes[key]) > 1
+    ]
+    of_layer = collections.Counter(key[:-1] for key in kernels)
+    biases = {key[:-1]: shape for key, shape in shapes.items() if key and key[-1] in BIASES}
+    stacks = _stacks(shapes, layers)
+    for key in kernels:
+        try:
+            roles = layouts[key].resolve(len(shapes[key]))
+        except ValueError:
+            continue  # These axes are refused where they are used.
+        bias = biases.get(key[:-1]) if of_layer[key[:-1]] == 1 else None
+        if bias is not None and not _fits(bias, shapes[key], roles):
+            alone[key] = Doubt(f"its bias {bias} fits other axes")
+        elif norm := _norm_of_stack(key, shapes[key], roles, stacks):
+            alone[key] = Doubt(f"stacked as {path_of(norm)!r} is")
+    return entries | {key: Entry(reason) for key, reason in alone.items()}
+
+
+def equinox_parameters(tree: Any) -> dict[Key, Any]:
+    """The parameters of Equinox's layers that are no kernels, and the layers that hold them.
+
+    Their names do not tell: the scale of a norm and an embedding are called `weight` as well.
+    """
+    eqx = sys.modules.get("equinox")
+    if eqx is None:
+        return {}
+    norms = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm)
+    return {
+        (*key, name): layer
+        for key, layer in nodes(tree, (*norms, eqx.nn.Embedding))
+        for name in ("weight", "bias")
+    }
+
+
+def _names_no_kernel(key: Key, shapes: dict[Key, Shape]) -> bool:
+    name = parts_of(key)[-1]
+    if name == "b":
+        return (*key[:-1], "a") not in shapes
+    return name in NO_KERNELS or name.rpartition("_")[2] in WORDS
+
+
+def _fits(bias: Shape, kernel: Shape, roles: Roles) -> bool:
+    """Whether a layer of this kernel and these axes has such a bias: one number per output."""
+    # Keras keeps two biases of a GRU in one array, with as many axes as the kernel has.
+    if len(bias) >= len(kernel):
+        return True
+    _, out_axes, batch_axes, _ = roles
+    wanted = tuple(kernel[axis] for axis in sorted(out_axes + batch_axes))
+    # Equinox keeps the bias of a convolution as (out, 1, 1).
+    same = [size for size in bias if size != 1] == [size for size in wanted if size != 1]
+    return same or bias == (math.prod(wanted),)
+
+
+def _stacks(shapes: dict[Key, Shape], layers: dict[Key, Any]) -> dict[tuple[str, Shape], Key]:
+    """The axes of stacked layers that lead in the parameters of norms.
+
+    By the part of the model and the lengths of these axes, with the first norm that shows them.
+    """
+    stacks: dict[tuple[str, Shape], Key] = {}
+    for key, shape in shapes.items():
+        if key in layers:
+            of_one_layer = max(1, len(getattr(layers[key], "shape", ())))
+        elif key and parts_of(key)[-1] in SCALES:
+            of_one_layer = 1
+        else:
+            continue
+        if len(shape) > of_one_layer:
+            stacks.setdefault((_part_of_model(key), shape[: len(shape) - of_one_layer]), key)
+    return stacks
+
+
+def _norm_of_stack(
+    key: Key, shape: Shape, roles: Roles, stacks: dict[tuple[str, Shape], Key]
+) -> Key | None:
+    """The norm that shows this kernel's leading axes to be stacked, if its axes do not say so."""
+    batch_axes = roles[2]
+    for count in range(1, len(shape)):
+        norm = stacks.get((_part_of_model(key), shape[:count]))
+        if norm is not None and not set(range(count)) <= set(batch_axes):
+            return norm
+    return None
+
+
+def _part_of_model(key: Key) -> str:
+    """The first part of the path, less Linen's `params`; empty for a leaf that has no other."""
+    above = parts_of(key)[:-1]
+    return next((part for part in above if part != "params"), "")
