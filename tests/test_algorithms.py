@@ -161,6 +161,7 @@ def single_step(tx, params, gradients):
     return tx.update(gradients, tx.init(params), params)[0]
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is centralized")
 class TestInTermsOfOptax:
     """On a bias, which is not centralized, where only the optimizer remains."""
 
@@ -240,6 +241,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             wcgc.algorithm_3(0.1, **{argument: value})
 
+    @pytest.mark.filterwarnings("ignore:Nothing is centralized")
     def test_the_limits_themselves(self):
         bias, gradient = jnp.zeros(2), jnp.array([2.0, -4.0])
         np.testing.assert_allclose(

@@ -4,7 +4,7 @@ import optax
 
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_number, is_number
-from wcgc._selection import Axes, Mask
+from wcgc._lookup import Axes, Mask
 from wcgc._transforms import centralized
 
 

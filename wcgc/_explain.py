@@ -5,8 +5,9 @@ import math
 from typing import Any
 
 from wcgc._axes import AREAS, FLAX, Area
+from wcgc._lookup import Axes, Mask
 from wcgc._paths import path_of
-from wcgc._selection import Axes, Leaf, Mask, select
+from wcgc._selection import Leaf, select
 from wcgc._table import Row, Table
 
 

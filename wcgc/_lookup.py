@@ -26,10 +26,12 @@ class Entry(NamedTuple):
     Attributes:
       value: the entry itself.
       is_layout: whether it stands for several leaves, and so cannot know each.
+      doubted: whether it leaves alone what may be a kernel of another layout.
     """
 
     value: Any
     is_layout: bool = False
+    doubted: bool = False
 
 
 NO_ENTRY = Entry(None)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from wcgc._axes import FLAX, Area
 from wcgc._checks import Scalar, check_eps, check_norm
-from wcgc._selection import Axes, Leaf, Mask, select
+from wcgc._lookup import Axes, Mask
+from wcgc._selection import Leaf, select
 
 DEFAULT_EPS = 1e-10
 
@@ -198,6 +199,11 @@ def map_kernels(
 ) -> Any:
     """Applies `project(kernel, slice_axes)` to the kernels of `tree` in their working precision."""
     leaves, treedef = select(tree, area, axes, mask)
+    return map_leaves(project, leaves, treedef)
+
+
+def map_leaves(project: Project, leaves: list[Leaf], treedef: Any) -> Any:
+    """The same for leaves that are selected already."""
 
     def map_leaf(leaf: Leaf) -> Any:
         if leaf.axes is None:

@@ -57,7 +57,7 @@ def check_selection(area: object, axes: Axes, mask: Mask) -> None:
         raise TypeError(
             "axes must be a KernelAxes, a tree of KernelAxes and None, or a callable that makes "
             "one, got None. Leave the argument out, or, if you gave a callable, name it in the "
-            "static_args of optax.inject_hyperparams. The default is the Flax layout (..., in, out)."
+            "static_args of optax.inject_hyperparams. The default is the layout (..., in, out)."
         )
     check_entries(AXES, axes)
     check_entries(MASK, mask)

@@ -7,16 +7,19 @@ import optax
 
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._init_checks import warn_of_doubtful_choices
+from wcgc._lookup import Axes, Mask
+from wcgc._paths import flatten
 from wcgc._projections import (
     DEFAULT_EPS,
     Project,
     centralized_array,
-    map_kernels,
+    map_leaves,
     normalized_array,
     standardized_array,
     widened,
 )
-from wcgc._selection import Axes, Mask, check_selection, match, select
+from wcgc._selection import check_selection, check_shapes, match, select
 
 
 def centralize_gradients(
@@ -60,8 +63,11 @@ def centralize_gradients(
     check_selection(area, axes, mask)
 
     def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
-        return map_kernels(centralized_array, updates, area, axes, mask), state
+        del extra_args
+        leaves, treedef = select(updates, area, axes, mask)
+        if params is not None:
+            check_shapes(leaves, dict(flatten(params)[0]), ("updates", "params"))
+        return map_leaves(centralized_array, leaves, treedef), state
 
     return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
 
@@ -283,10 +289,13 @@ def _transform_params(
 
 
 def _checking_init(area: Area, axes: Axes, mask: Mask) -> optax.TransformInitFn:
-    """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters."""
+    """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters.
+
+    It warns of choices that are likely not meant.
+    """
 
     def init_fn(params):
-        select(params, area, axes, mask)
+        warn_of_doubtful_choices(select(params, area, axes, mask)[0])
         return optax.EmptyState()
 
     return init_fn

@@ -41,13 +41,11 @@ WORDS = frozenset(NO_KERNELS) - {"b"}
 BIASES = ("bias", "b")
 SCALES = ("scale", "gamma", "offset", "beta")
 
+OF_EQUINOX = "Equinox's layout is (out, in, ...)"
+
 Shape = tuple[int, ...]
 Roles = tuple[tuple[int, ...], ...]
 """The input, output, batch and spatial axes."""
-
-
-class Doubt(LeftAlone):
-    """Leaves alone what may be a kernel of another layout: worth a warning."""
 
 
 def vouched(
@@ -62,13 +60,15 @@ def vouched(
     if not layouts:
         return entries
     shapes = {key: tuple(leaf.shape) for key, leaf in leaves if hasattr(leaf, "shape")}
-    layers = equinox_parameters(tree)
-    alone: dict[Key, LeftAlone] = {}
-    for key in layouts:
+    layers, equinox_kernels = _equinox_parameters(tree)
+    alone: dict[Key, Entry] = {}
+    for key, axes in layouts.items():
         if key in layers:
-            alone[key] = LeftAlone(f"{key[-1]} of {type(layers[key]).__name__}")
+            alone[key] = _alone(f"{key[-1]} of {type(layers[key]).__name__}")
         elif _names_no_kernel(key, shapes):
-            alone[key] = LeftAlone(f"named {parts_of(key)[-1]!r}")
+            alone[key] = _alone(f"named {parts_of(key)[-1]!r}")
+        elif key in equinox_kernels and (axes.in_axis, axes.out_axis) == (-2, -1):
+            alone[key] = _alone(OF_EQUINOX, doubted=True)
     kernels = [
         key for key in layouts if key not in alone and key in shapes and len(shapes[key]) > 1
     ]
@@ -82,26 +82,35 @@ def vouched(
             continue  # These axes are refused where they are used.
         bias = biases.get(key[:-1]) if of_layer[key[:-1]] == 1 else None
         if bias is not None and not _fits(bias, shapes[key], roles):
-            alone[key] = Doubt(f"its bias {bias} fits other axes")
+            alone[key] = _alone(f"its bias {bias} fits other axes", doubted=True)
         elif norm := _norm_of_stack(key, shapes[key], roles, stacks):
-            alone[key] = Doubt(f"stacked as {path_of(norm)!r} is")
-    return entries | {key: Entry(reason) for key, reason in alone.items()}
+            alone[key] = _alone(f"stacked as {path_of(norm)!r} is", doubted=True)
+    return entries | alone
 
 
-def equinox_parameters(tree: Any) -> dict[Key, Any]:
-    """The parameters of Equinox's layers that are no kernels, and the layers that hold them.
+def _alone(reason: str, doubted: bool = False) -> Entry:
+    return Entry(LeftAlone(reason), is_layout=True, doubted=doubted)
+
+
+def _equinox_parameters(tree: Any) -> tuple[dict[Key, Any], set[Key]]:
+    """The parameters of Equinox's layers that are no kernels, with their layers; and its kernels.
 
     Their names do not tell: the scale of a norm and an embedding are called `weight` as well.
     """
     eqx = sys.modules.get("equinox")
     if eqx is None:
-        return {}
-    norms = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm)
-    return {
-        (*key, name): layer
-        for key, layer in nodes(tree, (*norms, eqx.nn.Embedding))
-        for name in ("weight", "bias")
-    }
+        return {}, set()
+    nn = eqx.nn
+    others = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm, nn.Embedding)
+    linear = (nn.Linear, nn.Conv, nn.ConvTranspose, nn.GRUCell, nn.LSTMCell)
+    layers: dict[Key, Any] = {}
+    kernels: set[Key] = set()
+    for key, layer in nodes(tree, others + linear):
+        if isinstance(layer, others):
+            layers |= {(*key, name): layer for name in ("weight", "bias")}
+        else:
+            kernels |= {(*key, name) for name in ("weight", "weight_ih", "weight_hh")}
+    return layers, kernels
 
 
 def _names_no_kernel(key: Key, shapes: dict[Key, Shape]) -> bool:
@@ -113,8 +122,9 @@ def _names_no_kernel(key: Key, shapes: dict[Key, Shape]) -> bool:
 
 def _fits(bias: Shape, kernel: Shape, roles: Roles) -> bool:
     """Whether a layer of this kernel and these axes has such a bias: one number per output."""
-    # Keras keeps two biases of a GRU in one array, with as many axes as the kernel has.
-    if len(bias) >= len(kernel):
+    # With two axes there is nothing to mistake but the order, which the layout is there to tell. As
+    # many axes as the kernel has, the bias of Keras's GRU has: it is two in one array.
+    if len(kernel) < 3 or len(bias) >= len(kernel):
         return True
     _, out_axes, batch_axes, _ = roles
     wanted = tuple(kernel[axis] for axis in sorted(out_axes + batch_axes))
