@@ -238,7 +238,7 @@ def centralized(
     References:
       Fuhl and Kasneci, 2020, Algorithms 2 and 3.
     """
-    if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
+    if not _is_transform(optimizer):
         raise TypeError(
             f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got "
             f"{optimizer!r}."
@@ -249,12 +249,21 @@ def centralized(
         links.insert(0, centralize_gradients(gradients, axes=axes, mask=mask))
     if params is not None:
         check_area(params, "params")
-        links.append(centralize_params(params, axes=axes, mask=mask))
+        warns = gradients is None  # GC has warned already.
+        links.append(
+            _transform_params("centralize_params", centralized_array, params, axes, mask, warns)
+        )
     return optax.with_extra_args_support(optax.chain(*links))
 
 
+def _is_transform(optimizer: object) -> bool:
+    # As `optax.chain` sees it: `optax.MultiSteps` is one without being a GradientTransformation.
+    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
+    return not isinstance(optimizer, type) and all(map(callable, methods))
+
+
 def _transform_params(
-    name: str, project: Project, area: Area, axes: Axes, mask: Mask
+    name: str, project: Project, area: Area, axes: Axes, mask: Mask, warns: bool = True
 ) -> optax.GradientTransformationExtraArgs:
     """A transform whose updates make the kernels `project(param + update)`.
 
@@ -285,17 +294,19 @@ def _transform_params(
             map(step_leaf, leaves, match(leaves, params, ("updates", "params")))
         ), state
 
-    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
+    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask, warns), update_fn)
 
 
-def _checking_init(area: Area, axes: Axes, mask: Mask) -> optax.TransformInitFn:
+def _checking_init(area: Area, axes: Axes, mask: Mask, warns: bool = True) -> optax.TransformInitFn:
     """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters.
 
     It warns of choices that are likely not meant.
     """
 
     def init_fn(params):
-        warn_of_doubtful_choices(select(params, area, axes, mask)[0])
+        leaves, _ = select(params, area, axes, mask)
+        if warns:
+            warn_of_doubtful_choices(leaves)
         return optax.EmptyState()
 
     return init_fn
