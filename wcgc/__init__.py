@@ -7,6 +7,7 @@ from wcgc._by_path import by_path
 from wcgc._error_signal import centralize_error, standardize_error
 from wcgc._explain import explain
 from wcgc._measure import measure
+from wcgc._muon import muon_dimension_numbers
 from wcgc._projections import centralize, normalize, standardize
 from wcgc._transforms import (
     centralize_gradients,
@@ -32,6 +33,7 @@ __all__ = [
     "centralized",
     "explain",
     "measure",
+    "muon_dimension_numbers",
     "normalize",
     "normalize_params",
     "standardize",

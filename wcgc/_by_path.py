@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -49,14 +50,27 @@ class ByPath(Chooser):
             for key, entry in self._choices(tree, leaves).items()
         }
 
-    def idle_rules(self, leaves: list[tuple[Key, Any]]) -> tuple[list[str], list[str]]:
-        """The patterns that match no leaf, and those that match only what earlier ones took."""
-        paths = [path_of(key) for key, leaf in leaves if not is_empty(leaf)]
-        deciding = {self._first(path) for path in paths}
-        idle = [n for n in range(len(self.rules)) if n not in deciding]
-        late = [n for n in idle if any(re.search(self.rules[n][0], path) for path in paths)]
-        patterns = [pattern for pattern, _ in self.rules]
-        return [patterns[n] for n in idle if n not in late], [patterns[n] for n in late]
+    def idle_rules(
+        self, paths: Sequence[str], taken: Sequence[str] = ()
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The patterns that match no path, and those that match only what earlier ones took.
+
+        Of the rules in `otherwise`, too, if it is such a value.
+        """
+        first = {path: self._first(path) for path in paths}
+        unmatched: list[str] = []
+        overruled: list[str] = []
+        for n, (pattern, _) in enumerate(self.rules):
+            if n not in first.values():
+                is_late = any(re.search(pattern, path) for path in (*paths, *taken))
+                (overruled if is_late else unmatched).append(pattern)
+        if isinstance(self.otherwise, ByPath):
+            free = [path for path in paths if first[path] is None]
+            gone = [path for path in paths if first[path] is not None]
+            more, later = self.otherwise.idle_rules(free, [*taken, *gone])
+            unmatched += more
+            overruled += later
+        return tuple(unmatched), tuple(overruled)
 
     def _first(self, path: str) -> int | None:
         return next((n for n, (rule, _) in enumerate(self.rules) if re.search(rule, path)), None)

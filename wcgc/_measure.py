@@ -62,7 +62,7 @@ class Measurement:
     leaves: dict[str, LeafMeasurement]
 
     def __repr__(self) -> str:
-        return str(self._table())
+        return self._table().plain()
 
     def __rich__(self) -> Any:
         return self._table().rich()

@@ -69,14 +69,23 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
     Args:
       tree: arrays in any containers. Left alone are leaves with fewer than two axes beside batch
         axes, that are not floating or complex, that are empty, and whose slices have one element,
-        which centralizing would erase.
+        which centralizing would erase. `explain` gives the reason for each.
       area: one mean per output filter (`"tensor"`), per input channel (`"channel"`), per (in, out)
         pair (`"instance"`) or per kernel (`"global"`).
-      axes: a `KernelAxes` for all leaves; or a tree (or prefix) of `KernelAxes | None`; or a
-        callable from the tree to one, such as `by_path` makes. None leaves a leaf alone. The
-        default, (..., in, out), takes all leaves with two axes for kernels, embeddings and
-        attention's (heads, head_dim) biases too: leave them alone with `axes_of`, `by_path` or
-        `mask`.
+      axes: a `KernelAxes` for all leaves; or a tree (or prefix) of `KernelAxes | LeftAlone |
+        None`, such as `trace_axes` and `axes_of` read off a model; or a callable from the tree to
+        one, such as `by_path` makes. None and `LeftAlone` leave a leaf alone; Muon's dimension
+        numbers are taken for a `KernelAxes`. The default is the layout (..., in, out).
+
+        One `KernelAxes` for several leaves is a layout, which cannot know each of them. It leaves
+        alone what it cannot vouch for: leaves whose name, the last part of their path, is given to
+        what is no kernel (`bias`, `biases`, `bias_n`, `b` beside a `w`, `offset`, `beta`, `scale`,
+        `scales`, `gamma`, `alpha`, `negative_slope`, `embedding`, `embeddings`, `embed`, `token`,
+        `cls`, `mean`, `var`, `variance`, or one of these behind an underscore, as in
+        `pos_embedding`); the norms and embeddings of Equinox, and its kernels in the layout (...,
+        in, out); kernels of three or more axes whose bias does not have one number per output; and
+        kernels beside norms whose scales show stacked layers. All else with two axes or more it
+        takes for kernels: a layout guesses, `trace_axes` reads.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
 

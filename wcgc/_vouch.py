@@ -33,12 +33,13 @@ NO_KERNELS = (
 """Names of what is no kernel: those that Flax, Haiku, Equinox and Keras give, and their like.
 
 A parameter has such a name if the last part of its path is one of these, or ends with one after an
-underscore, as `pos_embedding`, `cls_token` and `moving_mean` do. Haiku's `b` counts alone: `lora_b`
-is a kernel, and so is a `b` beside an `a`.
+underscore, as `pos_embedding`, `cls_token` and `moving_mean` do. Haiku's `b` counts beside a `w`
+alone: `lora_b` is a kernel, and so is the `b` of a pair.
 """
 
 WORDS = frozenset(NO_KERNELS) - {"b"}
 BIASES = ("bias", "b")
+KERNELS_BESIDE_B = ("w", "w_i")
 SCALES = ("scale", "gamma", "offset", "beta")
 
 OF_EQUINOX = "Equinox's layout is (out, in, ...)"
@@ -60,27 +61,32 @@ def vouched(
     if not layouts:
         return entries
     shapes = {key: tuple(leaf.shape) for key, leaf in leaves if hasattr(leaf, "shape")}
+    places = {parts_of(key) for key in shapes}
     layers, equinox_kernels = _equinox_parameters(tree)
     alone: dict[Key, Entry] = {}
     for key, axes in layouts.items():
         if key in layers:
             alone[key] = _alone(f"{key[-1]} of {type(layers[key]).__name__}")
-        elif _names_no_kernel(key, shapes):
+        elif _names_no_kernel(parts_of(key), places):
             alone[key] = _alone(f"named {parts_of(key)[-1]!r}")
         elif key in equinox_kernels and (axes.in_axis, axes.out_axis) == (-2, -1):
             alone[key] = _alone(OF_EQUINOX, doubted=True)
     kernels = [
         key for key in layouts if key not in alone and key in shapes and len(shapes[key]) > 1
     ]
-    of_layer = collections.Counter(key[:-1] for key in kernels)
-    biases = {key[:-1]: shape for key, shape in shapes.items() if key and key[-1] in BIASES}
+    # A dictionary may have whole paths for keys, as Keras's variables give them.
+    of_layer = collections.Counter(parts_of(key)[:-1] for key in kernels)
+    biases = {
+        parts_of(key)[:-1]: shape for key, shape in shapes.items() if parts_of(key)[-1] in BIASES
+    }
     stacks = _stacks(shapes, layers)
     for key in kernels:
         try:
             roles = layouts[key].resolve(len(shapes[key]))
         except ValueError:
             continue  # These axes are refused where they are used.
-        bias = biases.get(key[:-1]) if of_layer[key[:-1]] == 1 else None
+        layer = parts_of(key)[:-1]
+        bias = biases.get(layer) if of_layer[layer] == 1 else None
         if bias is not None and not _fits(bias, shapes[key], roles):
             alone[key] = _alone(f"its bias {bias} fits other axes", doubted=True)
         elif norm := _norm_of_stack(key, shapes[key], roles, stacks):
@@ -113,10 +119,10 @@ def _equinox_parameters(tree: Any) -> tuple[dict[Key, Any], set[Key]]:
     return layers, kernels
 
 
-def _names_no_kernel(key: Key, shapes: dict[Key, Shape]) -> bool:
-    name = parts_of(key)[-1]
+def _names_no_kernel(parts: Key, places: set[Key]) -> bool:
+    name = parts[-1]
     if name == "b":
-        return (*key[:-1], "a") not in shapes
+        return any((*parts[:-1], kernel) in places for kernel in KERNELS_BESIDE_B)
     return name in NO_KERNELS or name.rpartition("_")[2] in WORDS
 
 
@@ -142,7 +148,7 @@ def _stacks(shapes: dict[Key, Shape], layers: dict[Key, Any]) -> dict[tuple[str,
     for key, shape in shapes.items():
         if key in layers:
             of_one_layer = max(1, len(getattr(layers[key], "shape", ())))
-        elif key and parts_of(key)[-1] in SCALES:
+        elif parts_of(key)[-1] in SCALES:
             of_one_layer = 1
         else:
             continue
@@ -156,7 +162,7 @@ def _norm_of_stack(
 ) -> Key | None:
     """The norm that shows this kernel's leading axes to be stacked, if its axes do not say so."""
     batch_axes = roles[2]
-    for count in range(1, len(shape)):
+    for count in range(1, len(shape) - 1):
         norm = stacks.get((_part_of_model(key), shape[:count]))
         if norm is not None and not set(range(count)) <= set(batch_axes):
             return norm
