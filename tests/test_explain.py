@@ -208,7 +208,7 @@ class TestManyLeaves:
             *rows, _ = str(explanation).splitlines()
             assert max(map(len, rows)) <= 80
         table = str(wcgc.explain(names))
-        assert "(0, 1, 2) = spatial, in " in table
+        assert "(3, 3, 8, 16)  spatial, in " in table
         assert "transformer" in table
         assert "up/kernel" in table
         assert "none: fewer than two axes\n" in table

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from wcgc._axes import AREAS, FLAX, Area
 from wcgc._by_path import ByPath
@@ -12,14 +12,16 @@ from wcgc._repeats import Repeat, collected, once_each
 from wcgc._selection import Leaf, select
 from wcgc._table import Row, Table
 
+Detail = Literal["all", "axes and roles", "roles"]
+
 WIDTH = 80
 """The columns of a table as text."""
 
 ROWS = 60
 """How many rows a table may have before repeated layers share one."""
 
-RICH_FRAME = 3
-"""The columns that rich's table takes beside those of the text."""
+DETAILS: tuple[Detail, ...] = ("all", "axes and roles", "roles")
+"""What the rows tell, most of it first: less where that would not fit."""
 
 
 def title(area: Area) -> str:
@@ -87,7 +89,7 @@ class Explanation:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         # A narrower terminal folds what fits the usual width.
-        yield self._table(max(options.max_width, WIDTH) - RICH_FRAME).rich()
+        yield self._table(max(options.max_width, WIDTH)).rich()
 
     def _repr_html_(self) -> str:
         return self._table(None).html()
@@ -95,10 +97,13 @@ class Explanation:
     def _table(self, width: int | None) -> Table:
         shown = [row for row in self.rows if row.averaged is not None or not self.only_centralized]
         repeats = once_each(shown) if self.full or len(shown) <= ROWS else collected(shown)
-        table = self._table_of([_line(repeat) for repeat in repeats])
-        if width is not None and table.width > width:
-            table = self._table_of([_line(repeat, short=True) for repeat in repeats])
-        return table if width is None else table.elided(width)
+        tables = [
+            self._table_of([_line(repeat, detail) for repeat in repeats]) for detail in DETAILS
+        ]
+        if width is None:
+            return tables[0]
+        fitting = (table for table in tables if table.width <= width)
+        return next(fitting, tables[-1].elided(width))
 
     def _table_of(self, rows: list[Row]) -> Table:
         chosen = [row for row in self.rows if row.averaged is not None]
@@ -197,16 +202,17 @@ def _plan(leaf: Leaf) -> LeafPlan:
     return LeafPlan(path, shape, size, leaf.axes, roles, size // slice_size, slice_size, "")
 
 
-def _line(repeat: Repeat, short: bool = False) -> Row:
+def _line(repeat: Repeat, detail: Detail) -> Row:
     row = repeat.plan
     path = repeat.path or "(the array)"
     if repeat.count > 1:
         path += f" x{repeat.count}"
     shape = "" if row.shape is None else str(row.shape)
     if row.averaged is None:
-        verdict = "none" if short else "left alone"
+        verdict = "left alone" if detail == "all" else "none"
         return Row((path, shape, f"{verdict}: {row.reason}", "", ""), muted=True)
     roles = [row.roles[axis] for axis in row.averaged]
-    names = ", ".join(dict.fromkeys(roles) if short else roles)
+    names = ", ".join(roles if detail == "all" else dict.fromkeys(roles))
     axes = ", ".join(map(str, row.averaged))
-    return Row((path, shape, f"({axes}) = {names}", f"{row.slices:,}", f"{row.slice_size:,}"))
+    over = names if detail == "roles" else f"({axes}) = {names}"
+    return Row((path, shape, over, f"{row.slices:,}", f"{row.slice_size:,}"))
