@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import wcgc
 from wcgc import FLAX, LeftAlone
 from wcgc import _init_checks as init_checks
 
+EYE = np.eye(3, dtype=np.float32)
 TRANSFORMS = {
     "centralize_gradients": wcgc.centralize_gradients,
     "centralize_params": wcgc.centralize_params,
@@ -127,20 +129,24 @@ class TestNothingChosen:
     @pytest.mark.parametrize(
         ("params", "options", "mention"),
         [
-            ({"b": jnp.ones(3)}, {}, r"'b' of shape (3,) for one: fewer than two axes"),
-            (jnp.ones(3), {}, "'(the array)' of shape (3,)"),
+            ({"b": np.ones(3)}, {}, r"'b' of shape (3,) for one: fewer than two axes"),
+            (np.ones(3), {}, "'(the array)' of shape (3,)"),
             (
-                {"scale": jnp.ones((4, 3)), "b": jnp.ones(3)},
+                {"scale": np.ones((4, 3)), "b": np.ones(3)},
                 {},
                 "'scale' of shape (4, 3) for one: named 'scale'",
             ),
-            ({"kernel": jnp.eye(3)}, {"params": "instance", "gradients": None}, "one element"),
             (
-                {"kernel": jnp.eye(3)},
+                {"kernel": EYE},
+                {"params": "instance", "gradients": None},
+                "one element",
+            ),
+            (
+                {"kernel": EYE},
                 {"axes": {"kernel": LeftAlone("a lookup")}},
                 "'kernel' of shape (3, 3) for one: a lookup",
             ),
-            ({"kernel": jnp.ones(3)}, {"axes": wcgc.by_path(("kernel", FLAX))}, "two axes"),
+            ({"kernel": np.ones(3)}, {"axes": wcgc.by_path(("kernel", FLAX))}, "two axes"),
         ],
     )
     def test_is_told(self, params, options, mention):
@@ -153,12 +159,12 @@ class TestNothingChosen:
         ("params", "options"),
         [
             ({}, {}),
-            ({"kernel": None, "bias": jnp.ones(3)}, {}),
-            ({"kernel": optax.MaskedNode(), "bias": jnp.ones(3)}, {}),
-            ({"kernel": jnp.eye(3)}, {"mask": False}),
-            ({"kernel": jnp.eye(3)}, {"axes": {"kernel": None}}),
-            ({"count": jnp.ones((2, 2), int)}, {}),
-            ({"kernel": jnp.ones((0, 3))}, {}),
+            ({"kernel": None, "bias": np.ones(3)}, {}),
+            ({"kernel": optax.MaskedNode(), "bias": np.ones(3)}, {}),
+            ({"kernel": EYE}, {"mask": False}),
+            ({"kernel": EYE}, {"axes": {"kernel": None}}),
+            ({"count": np.ones((2, 2), int)}, {}),
+            ({"kernel": np.ones((0, 3))}, {}),
         ],
         ids=["empty", "none", "cut", "mask", "None", "integers", "no elements"],
     )
@@ -176,6 +182,16 @@ class TestLists:
         init([kernel], axes=[FLAX])
         monkeypatch.delitem(sys.modules, "keras")
         init([kernel])
+
+
+def test_axes_that_were_read_for_other_variables(kernel):
+    """As for LoRA, where the optimizer trains all."""
+    model = nnx.eval_shape(lambda: nnx.LoRALinear(4, 3, lora_rank=2, rngs=nnx.Rngs(0)))
+    axes = wcgc.axes_of(model, wrt=nnx.LoRAParam)
+    message = warned(nnx.state(model, nnx.Param), axes=axes)
+    assert "leaves 'kernel' of shape (4, 3) alone: wrt=LoRAParam leaves out this Param" in message
+    init(nnx.state(model, nnx.LoRAParam), axes=axes)
+    init(nnx.state(model, nnx.Param), axes=wcgc.axes_of(model))
 
 
 def test_one_layout_that_does_not_fit_is_told_once(kernel):

@@ -1,4 +1,5 @@
 import functools
+import gc
 import re
 import time
 import types
@@ -96,14 +97,14 @@ class Chooser(eqx.Module):
 
 
 class TestCallablesThatArePytrees:
-    chooser = Chooser(EQUINOX, jnp.ones(3))
+    chooser = Chooser(EQUINOX, np.ones(3))
 
     @pytest.mark.parametrize(
         "axes",
         [
             jax.tree_util.Partial(lambda params: EQUINOX),
             jax.tree_util.Partial(lambda axes, params: axes, EQUINOX),
-            jax.tree_util.Partial(lambda scale, params: EQUINOX, jnp.ones(3)),
+            jax.tree_util.Partial(lambda scale, params: EQUINOX, np.ones(3)),
             functools.partial(lambda axes, params: axes, EQUINOX),
             chooser.choose,
         ],
@@ -323,13 +324,17 @@ class TestMatch:
         def seconds(count):
             updates = {f"layer{n}": np.ones(1) for n in range(count)}
             leaves = select(updates, "tensor")[0]
-            start = time.perf_counter()
+            start = time.process_time()
             match(leaves, updates, self.names)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
-        few, many = (min(seconds(count) for _ in range(3)) for count in (500, 8000))
-        # 16 times as many: in a quadratic number of steps it takes some 250 times as long.
-        assert many < 100 * few
+        gc.disable()
+        try:
+            few, many = (min(seconds(count) for _ in range(5)) for count in (1000, 8000))
+        finally:
+            gc.enable()
+        # Eight times as many: a quadratic number of steps would take some 64 times as long.
+        assert many < 32 * few
 
     def test_leaves_that_are_left_alone_of_another_shape(self):
         message = "'b' has shape (5, 3) in updates but (3,) in params. If the first axis numbers ex"

@@ -88,7 +88,7 @@ class LeftAlone:
     reason: str
 
     def __post_init__(self):
-        """Refuses what would print as nothing."""
+        """Refuses what would be printed as nothing."""
         if not isinstance(self.reason, str):
             raise TypeError(f"reason must be a text, got {self.reason!r}.")
         if not self.reason.strip():

@@ -10,6 +10,9 @@ from wcgc._axes import KernelAxes, LeftAlone
 
 Path = tuple[str | int, ...]
 
+NOT_SELECTED = "wrt="
+"""How the reason begins for variables that are not trained."""
+
 Layout = tuple[tuple[str, int | None], ...]
 """The role and, where the module knows it, the length of each axis of a kernel."""
 
@@ -84,7 +87,7 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
             node[path[-1]] = verdicts[path].axes
         else:
             kind = type(variable).__name__
-            node[path[-1]] = LeftAlone(f"wrt={_name(wanted)} leaves out this {kind}")
+            node[path[-1]] = LeftAlone(f"{NOT_SELECTED}{_name(wanted)} leaves out this {kind}")
     return result
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from wcgc._axes import LeftAlone
+from wcgc._axes_of import NOT_SELECTED
 from wcgc._paths import is_empty, parts_of, path_of
 from wcgc._selection import Leaf
 from wcgc._vouch import OF_EQUINOX
@@ -42,6 +44,7 @@ def warn_of_doubtful_choices(leaves: Sequence[Leaf]) -> None:
             f"One layout for all parameters leaves {_named(doubted)} alone: {reason}. To "
             f"centralize what is left alone, {READ}."
         )
+    _warn_of_unselected_variables(leaves)
     _warn_of_numbered_leaves(chosen)
     _warn_of_constant_slices(chosen)
 
@@ -68,6 +71,23 @@ def _is_parameter(leaf: Any) -> bool:
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         return False
     return jnp.issubdtype(leaf.dtype, jnp.inexact) and 0 not in leaf.shape
+
+
+def _warn_of_unselected_variables(leaves: Sequence[Leaf]) -> None:
+    unselected = [
+        leaf
+        for leaf in leaves
+        if isinstance(leaf.entry.value, LeftAlone)
+        and leaf.entry.value.reason.startswith(NOT_SELECTED)
+        and _is_parameter(leaf.value)
+        and len(leaf.value.shape) > 1
+    ]
+    if unselected:
+        _warn(
+            "wcgc.axes_of has read the axes of other variables than the optimizer holds, which "
+            f"leaves {_named(unselected)} alone: {unselected[0].reason}. Give it the wrt of the "
+            "optimizer."
+        )
 
 
 def _warn_of_numbered_leaves(chosen: Sequence[Leaf]) -> None:

@@ -29,8 +29,8 @@ def centralize_gradients(
 
     .. warning::
       Order matters: place it in front of momentum and adaptive scaling, which remember what they
-      were given. Weight decay that is added to the gradient behind it is not centralized, as in
-      the paper's Algorithm 1.
+      were given, and behind what sums over per-example gradients. Weight decay that is added to the
+      gradient behind it is not centralized, as in the paper's Algorithm 1.
 
     Args:
       area: what one mean is taken over; see `centralize`.
@@ -38,12 +38,17 @@ def centralize_gradients(
       mask: which leaves to touch; see `centralize`.
 
     Returns:
-      A stateless transform. It needs no params.
+      A stateless transform. It needs no params; where it is given them, their shapes must be those
+      of the updates. Its `init` warns of choices that are likely not meant: of a parameter that is
+      constant along its slices but not zero, as the scales of norms are at first, since
+      centralizing such weights erases them; of kernels that one layout for all cannot vouch for;
+      and where nothing is chosen. So do the `init` of all other transforms here.
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented.
       ValueError: `area` is none of the four; at `init` and `update`, `axes` or `mask` does not
-        match the tree or names an axis that a leaf lacks.
+        match the tree or names an axis that a leaf lacks; at `update`, updates and params differ in
+        shape.
 
     Example:
       >>> import jax.numpy as jnp, optax, wcgc
@@ -210,7 +215,8 @@ def centralized(
     The same as `optax.chain(centralize_gradients(...), optimizer, centralize_params(...))`.
 
     Args:
-      optimizer: what turns gradients into updates of the parameters, learning rate included.
+      optimizer: what turns gradients into updates of the parameters, learning rate included: what
+        `optax.chain` takes, `optax.MultiSteps` too.
       gradients: the area of GC, or None for no GC.
       params: the area of WC, or None for no WC; see the warnings of `centralize_params`.
       axes: which axis is what; see `centralize`.
