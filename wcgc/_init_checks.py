@@ -139,10 +139,11 @@ def _has_constant_slices(leaf: Leaf) -> bool:
 
 def _entries(array: Any, index: dict[int, slice]) -> np.ndarray:
     where = tuple(index.get(axis, slice(None)) for axis in range(array.ndim))
-    if isinstance(array, jax.Array) and any(d.platform != "cpu" for d in array.devices()):
-        # Only what is looked at leaves the device. The values are known, even while tracing.
+    if isinstance(array, jax.Array) and any(device.platform != "cpu" for device in array.devices()):
+        # Of what lies on one device, only what is looked at leaves it. Its values are known, even
+        # while tracing.
         with jax.ensure_compile_time_eval():
-            return np.asarray(array[where])
+            return np.asarray(array.addressable_data(0)[where])
     return np.asarray(array)[where]
 
 
