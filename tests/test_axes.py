@@ -51,6 +51,12 @@ class TestResolve:
             axes.resolve(2)
         assert len(axes.resolve(3)) == 4  # In a kernel with more axes they differ.
 
+    @pytest.mark.parametrize("ndim", ["2", True, 2.0, None, (2, 3)])
+    def test_wants_a_number_of_axes(self, ndim):
+        for function in FLAX.resolve, FLAX.to_muon:
+            with pytest.raises(TypeError, match="ndim must be an integer, got "):
+                function(ndim)
+
 
 class TestKernelAxes:
     def test_defaults_to_the_flax_layout(self):

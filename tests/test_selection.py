@@ -280,6 +280,7 @@ class TestErrors:
                 r"^axes must be .* makes one, got None. Leave .* \(\.\.\., in, out\)\.$",
             ),
             ("flax", r"axes must hold a KernelAxes or None for each leaf, got 'flax'\."),
+            (KernelAxes, r"axes must hold a KernelAxes or None for each leaf, got <class"),
             ((-2, -1), r"got -2 at '0'"),
             ({"enc": FLAX, "dec": "flax"}, r"got 'flax' at 'dec'"),
             (lambda params: {"enc": True, "dec": None}, r"got True at 'enc'"),

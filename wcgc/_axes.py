@@ -158,6 +158,7 @@ class KernelAxes:
           Four tuples of axes in 0..ndim-1, which together name each axis once.
 
         Raises:
+          TypeError: `ndim` is not an integer.
           ValueError: an axis is out of range, or two names mean the same axis.
 
         Example:
@@ -165,6 +166,10 @@ class KernelAxes:
           >>> wcgc.FLAX.resolve(4)
           ((2,), (3,), (), (0, 1))
         """
+        try:
+            ndim = as_axis(ndim)
+        except TypeError:
+            raise TypeError(f"ndim must be an integer, got {ndim!r}.") from None
         roles = []
         for field in dataclasses.fields(self):
             axes = _as_tuple(getattr(self, field.name), field.name)

@@ -132,7 +132,7 @@ def lookup(
 
 
 def _is_function(spec: Any) -> bool:
-    if not callable(spec):
+    if not callable(spec) or isinstance(spec, type):
         return False
     # A bound method, of an Equinox module too, and a `jax.tree_util.Partial` are pytrees.
     if isinstance(spec, jax.tree_util.Partial) or hasattr(spec, "__self__"):
