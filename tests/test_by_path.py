@@ -108,14 +108,14 @@ class TestValue:
 
 class TestIdleRules:
     def test_are_named_by_explain(self):
-        inner = by_path(("scale", None), ("nowhere", FLAX), ("", FLAX))
+        inner = by_path(("scale", None), ("nowhere", FLAX), ("dec/1", FLAX), ("", FLAX))
         axes = by_path(("dec", FLAX), ("head", FLAX), (r"dec/\d", None), otherwise=inner)
         explanation = wcgc.explain(PARAMS, axes=axes)
         assert explanation.unmatched == ("head", "nowhere")
-        assert explanation.overruled == (r"dec/\d",)
+        assert explanation.overruled == (r"dec/\d", "dec/1")
         text = str(explanation)
         assert "Rules that match nothing: 'head', 'nowhere'." in text
-        assert r"Rules that match only what earlier ones took: 'dec/\\d'." in text
+        assert r"Rules that match only what earlier ones took: 'dec/\\d', 'dec/1'." in text
         assert "match nothing: &#x27;head&#x27;" in explanation._repr_html_()
 
     def test_are_not_mentioned_where_there_are_none(self):

@@ -216,6 +216,21 @@ class TestManyLeaves:
             "transformer_of_a_long_name/the_first_block_of_all/dec/layers/0/attn"
         )
 
+    def test_paths_make_room_for_reasons_as_long_as_they_can_be_read(self):
+        path = "the_path_of_an_array_in_the_very_middle_of_a_model"
+        assert len(path) == 50
+        for reason, shown, fits in (
+            ("short", "the_path_of_an_arra…ry_middle_of_a_model", True),
+            ("a reason of 26 characters.", "the_path_of_an_arr…y_middle_of_a_model", True),
+            ("a reason so long " * 5, "the_path_of_an_arr…y_middle_of_a_model", False),
+        ):
+            alone = wcgc.LeftAlone(reason)
+            table = str(wcgc.explain({path: jnp.ones((3, 3))}, axes={path: alone}))
+            (line,) = (line for line in table.splitlines() if line.startswith("the_path"))
+            assert line.split()[0] == shown
+            assert len(line) <= 80
+            assert (f"none: {reason}" in line) == fits
+
     @pytest.mark.parametrize("width", [80, 100, 160])
     def test_rich_folds_no_row_from_80_columns_on(self, width):
         console = rich.console.Console(width=width, file=io.StringIO())

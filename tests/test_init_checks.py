@@ -83,6 +83,7 @@ class TestConstantSlices:
 
     def test_rules_may_choose_a_constant_kernel_by_its_name(self, kernel):
         params = {"layer": {"kernel": jnp.ones((4, 3))}, "norm": {"weight": jnp.ones((4, 3))}}
+        assert "'layer/kernel' of shape (4, 3) and 1 more" in warned(params)
         init(params, axes=wcgc.by_path(("kernel", FLAX)))
         message = warned(params, axes=wcgc.by_path(("kernel|weight", FLAX)))
         assert "'norm/weight' of shape (4, 3), constant" in message

@@ -27,13 +27,21 @@ def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """`x` less its mean over `axes`, exactly 0 where rounding may be all that differs."""
     mean = slice_mean(x, axes)
-    deviation = x - mean
     size = math.prod(x.shape[axis] for axis in axes)
-    # The mean of equal numbers is off by some eps: up to 4, measured up to a million of them on a
-    # CPU. Adam would turn that into steps of full length. Derivatives pass by what is taken away.
-    noise = float(jnp.finfo(x.dtype).eps) * min(size, 8) * jnp.abs(mean)
+    return _less_noise(x - mean, mean, min(size, 8))
+
+
+# Traced once for each shape, however many kernels have it.
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _less_noise(deviation: jax.Array, mean: jax.Array, steps: int) -> jax.Array:
+    """The deviation from a mean, less what is within so many steps of rounding of the mean.
+
+    The mean of equal numbers is off by some eps: up to 4, measured up to a million of them on a
+    CPU. Adam would turn that into steps of full length. Derivatives pass by what is taken away.
+    """
+    noise = steps * float(jnp.finfo(deviation.dtype).eps) * jnp.abs(mean)
     is_noise = jnp.abs(deviation) <= noise
-    return deviation - jax.lax.stop_gradient(jnp.where(is_noise, deviation, _like(0.0, x)))
+    return deviation - jax.lax.stop_gradient(jnp.where(is_noise, deviation, _like(0.0, deviation)))
 
 
 def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
