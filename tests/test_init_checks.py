@@ -4,6 +4,7 @@ import sys
 import types
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -205,6 +206,15 @@ def test_one_layout_that_does_not_fit_is_told_once(kernel):
     assert "leaves 'layers/kernel' of shape (5, 4, 3) and 1 more alone" in message
     assert "its bias (5, 3) fits other axes" in message
     init({"layers": layer, "head": {"kernel": kernel}}, mask={"layers": False, "head": True})
+    integers = {**layer, "kernel": jnp.ones((5, 4, 3), int)}
+    init({"layers": integers, "head": {"kernel": kernel}})
+
+
+def test_what_is_cut_out_of_an_equinox_model_is_not_told(kernel):
+    frozen = eqx.tree_at(
+        lambda layer: layer.weight, eqx.nn.Linear(3, 2, key=jax.random.key(0)), None
+    )
+    init({"frozen": frozen, "head": {"kernel": kernel}})
 
 
 def test_warnings_point_to_the_line_of_the_user_through_optax(kernel):

@@ -28,7 +28,10 @@ def warn_of_doubtful_choices(leaves: Sequence[Leaf]) -> None:
     at, and gets the warnings that shapes suffice for.
     """
     chosen = [leaf for leaf in leaves if leaf.axes is not None]
-    doubted = [leaf for leaf in leaves if leaf.entry.doubted and leaf.masked_in]
+    # Not what is left alone in any case, such as what is no array.
+    doubted = [
+        leaf for leaf in leaves if leaf.entry.doubted and leaf.reason == leaf.entry.value.reason
+    ]
     of_equinox = [leaf for leaf in doubted if leaf.reason == OF_EQUINOX]
     if of_equinox:
         _warn(
