@@ -77,31 +77,15 @@ class Table:
         """The same in the colours of rich, which folds the lines of a narrower terminal."""
         from rich.text import Text
 
-        def line(text: str, style: str = "") -> Text:
-            return Text(text, style=style, overflow="fold")
-
         rule, heading, *lines = self._lines()
         first = self._widths()[0]
-        drawn = Text("\n", overflow="fold").join(
-            [
-                line(self.title, "bold"),
-                line(""),
-                line(heading, "bold"),
-                line(rule.replace("-", "─"), "dim"),
-                *(
-                    line(text, "dim") if row.muted else line(text)
-                    for text, row in zip(lines, self.rows, strict=True)
-                ),
-                line(rule.replace("-", "─"), "dim"),
-                line(self.summary),
-            ]
-        )
-        starts = [0]
-        for text in drawn.plain.split("\n"):
-            starts.append(starts[-1] + len(text) + 1)
-        for start in starts[4 : 4 + len(lines)]:
-            drawn.stylize("cyan", start, start + first)
-        return drawn
+        rows = [
+            Text.assemble((text[:first], "cyan"), text[first:], style="dim" if row.muted else "")
+            for text, row in zip(lines, self.rows, strict=True)
+        ]
+        bar = Text(rule.replace("-", "─"), style="dim")
+        head = [Text(self.title, style="bold"), Text(), Text(heading, style="bold"), bar]
+        return Text("\n", overflow="fold").join([*head, *rows, bar, Text(self.summary)])
 
     def _widths(self, spanning: bool = True) -> list[int]:
         """The width of each column, for cells that run over empty ones behind them to fit, too."""
