@@ -1,4 +1,4 @@
-"""Draws what `wcgc.explain` prints for a model with one layer of each kind, as an SVG.
+"""Draws what `wcgc.explain` prints for a model of 300 leaves, as an SVG.
 
 python notebooks/explain_picture.py notebooks/explain.svg
 """
@@ -12,28 +12,37 @@ from rich.console import Console
 import wcgc
 
 
-class Model(nnx.Module):
-    """One layer of each kind."""
+class Block(nnx.Module):
+    """One layer of a transformer: 16 leaves."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(1000, 64, rngs=rngs)
-        self.conv = nnx.Conv(3, 32, (3, 3), rngs=rngs)
-        self.depthwise = nnx.Conv(32, 32, (3, 3), feature_group_count=32, rngs=rngs)
-        self.norm = nnx.BatchNorm(32, rngs=rngs)
-        self.up = nnx.ConvTranspose(32, 16, (2, 2), rngs=rngs)
-        self.up_transposed = nnx.ConvTranspose(32, 16, (2, 2), transpose_kernel=True, rngs=rngs)
-        self.dense = nnx.Linear(16, 64, rngs=rngs)
-        self.general = nnx.LinearGeneral((4, 16), (8, 8), axis=(-2, -1), rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(4, 64, rngs=rngs)
-        self.attention_norm = nnx.LayerNorm(64, rngs=rngs)
-        self.layers = nnx.vmap(lambda rngs: nnx.Linear(64, 64, rngs=rngs))(rngs.split(6))
-        self.cell = nnx.OptimizedLSTMCell(64, 32, rngs=rngs)
+        self.norm = nnx.LayerNorm(256, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(4, 256, rngs=rngs)
+        self.mlp_norm = nnx.LayerNorm(256, rngs=rngs)
+        self.up = nnx.Linear(256, 1024, rngs=rngs)
+        self.down = nnx.Linear(1024, 256, rngs=rngs)
+
+
+class Model(nnx.Module):
+    """A transformer on images, with a layer of each other kind: 300 leaves."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.patches = nnx.Conv(3, 256, (4, 4), strides=4, rngs=rngs)
+        self.positions = nnx.Embed(256, 256, rngs=rngs)
+        self.depthwise = nnx.Conv(256, 256, (3, 3), feature_group_count=256, rngs=rngs)
+        self.layers = nnx.List([Block(rngs) for _ in range(18)])
+        self.norm = nnx.LayerNorm(256, rngs=rngs)
+        self.image = nnx.ConvTranspose(256, 3, (4, 4), transpose_kernel=True, rngs=rngs)
+        self.experts = nnx.vmap(lambda rngs: nnx.Linear(256, 10, use_bias=False, rngs=rngs))(
+            rngs.split(8)
+        )
+        self.head = nnx.Linear(256, 10, rngs=rngs)
 
 
 def main() -> None:
     model = nnx.eval_shape(lambda: Model(nnx.Rngs(0)))
     explanation = wcgc.explain(nnx.state(model, nnx.Param), axes=wcgc.axes_of(model))
-    console = Console(record=True, width=93, file=io.StringIO())
+    console = Console(record=True, width=104, file=io.StringIO())
     console.print(explanation)
     console.save_svg(sys.argv[1], title="wcgc.explain(params, axes=wcgc.axes_of(model))")
     print(explanation)

@@ -161,6 +161,7 @@ def single_step(tx, params, gradients):
     return tx.update(gradients, tx.init(params), params)[0]
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is centralized")
 class TestInTermsOfOptax:
     """On a bias, which is not centralized, where only the optimizer remains."""
 
@@ -240,6 +241,21 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             wcgc.algorithm_3(0.1, **{argument: value})
 
+    @pytest.mark.parametrize("make", [wcgc.algorithm_2, wcgc.algorithm_3])
+    def test_learning_rates_of_a_wrong_kind(self, make):
+        with pytest.raises(TypeError, match=r"learning_rate must be a number or a schedule.*True"):
+            make(True)
+        for rate in float("nan"), float("inf"), jnp.float32(np.nan):
+            with pytest.raises(ValueError, match=r"learning_rate must be finite, got (nan|inf)"):
+                make(rate)
+
+    def test_flags_are_no_numbers(self):
+        with pytest.raises(TypeError, match="momentum must be a number, got False"):
+            wcgc.algorithm_2(0.1, momentum=False)
+        with pytest.raises(TypeError, match="b1 must be a number, got True"):
+            wcgc.algorithm_3(0.1, b1=True)
+
+    @pytest.mark.filterwarnings("ignore:Nothing is centralized")
     def test_the_limits_themselves(self):
         bias, gradient = jnp.zeros(2), jnp.array([2.0, -4.0])
         np.testing.assert_allclose(
@@ -256,3 +272,41 @@ class TestErrors:
             wcgc.algorithm_2(0.1, momentum=schedule)
         with pytest.raises(TypeError, match=f"b2 {message}"):
             wcgc.algorithm_3(0.1, b2=schedule)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+class TestSixteenBits:
+    """In which eps would be 0, in float16, and b2 1, in bfloat16."""
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_steps_are_those_of_float32(self, dtype, rng):
+        params = {"kernel": jnp.asarray(rng.normal(size=(4, 3)), dtype), "bias": jnp.ones(3, dtype)}
+        wide = optax.tree.cast(params, jnp.float32)
+        tx = wcgc.algorithm_3(0.1)
+        state, wide_state = tx.init(params), tx.init(wide)
+        for scale in 0.0, 1e-4, 3e-4, 1e-4:
+            grads = jax.tree.map(lambda leaf, s=scale: (s * leaf).astype(dtype), params)
+            updates, state = tx.update(grads, state, params)
+            wide_grads = optax.tree.cast(grads, jnp.float32)
+            expected, wide_state = tx.update(wide_grads, wide_state, wide)
+            for name, update in updates.items():
+                assert update.dtype == dtype
+                error = 8 * float(jnp.finfo(dtype).eps)  # Of params up to 2, less steps.
+                np.testing.assert_allclose(np.float32(update), expected[name], atol=error)
+
+    def test_injected_numbers_are_told(self):
+        params = {"kernel": jnp.eye(3, dtype=jnp.bfloat16)}
+        tx = optax.inject_hyperparams(wcgc.algorithm_3)(learning_rate=0.1)
+        message = (
+            r"b2 must be above 0 and below 1, got 1\.0\. It may have been rounded to bfloat16: .*"
+            r"hyperparam_dtype=jnp\.float32, or static_args='b2'"
+        )
+        with pytest.raises(ValueError, match=message):
+            tx.init(params)
+        for options in (
+            {"hyperparam_dtype": jnp.float32},
+            {"static_args": ("b1", "b2", "eps")},
+        ):
+            tx = optax.inject_hyperparams(wcgc.algorithm_3, **options)(learning_rate=0.1)
+            updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+            assert np.all(np.isfinite(np.float32(updates["kernel"])))

@@ -1,11 +1,12 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from reference import AREAS
 
 import wcgc
-from wcgc import EQUINOX, FLAX, KernelAxes
+from wcgc import EQUINOX, FLAX, KernelAxes, LeftAlone
 from wcgc._axes import slice_axes
 
 
@@ -49,6 +50,12 @@ class TestResolve:
         with pytest.raises(ValueError, match=r"names one of 2 axes twice"):
             axes.resolve(2)
         assert len(axes.resolve(3)) == 4  # In a kernel with more axes they differ.
+
+    @pytest.mark.parametrize("ndim", ["2", True, 2.0, None, (2, 3)])
+    def test_wants_a_number_of_axes(self, ndim):
+        for function in FLAX.resolve, FLAX.to_muon:
+            with pytest.raises(TypeError, match="ndim must be an integer, got "):
+                function(ndim)
 
 
 class TestKernelAxes:
@@ -99,13 +106,18 @@ class TestKernelAxes:
         with pytest.raises(ValueError, match=r"KernelAxes\(.*\) names an axis twice"):
             KernelAxes(**arguments)
 
-    @pytest.mark.parametrize("name", ["in_axis", "out_axis"])
-    def test_needs_inputs_and_outputs(self, name):
+    def test_needs_outputs(self):
         with pytest.raises(
             ValueError,
-            match=rf"^{name} is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
+            match=r"^out_axis is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
         ):
-            KernelAxes(**{name: ()})
+            KernelAxes(out_axis=())
+
+    @pytest.mark.parametrize("flag", [True, False, np.True_])
+    def test_a_flag_is_no_axis(self, flag):
+        for arguments in {"in_axis": flag}, {"out_axis": (0, flag)}, {"batch_axis": [flag]}:
+            with pytest.raises(TypeError, match=r"_axis must be an integer or a sequence of int"):
+                KernelAxes(**arguments)
 
 
 class TestSliceAxes:
@@ -134,3 +146,83 @@ def test_an_unknown_area_is_refused_with_those_there_are():
     areas = ", ".join(map(repr, AREAS))
     with pytest.raises(ValueError, match=rf"area must be one of {areas}, got 'filter'"):
         wcgc.centralize({}, "filter")
+
+
+@pytest.mark.parametrize(
+    "area", [{"kernel": FLAX}, FLAX, None, 1, ["tensor"], np.ones(2), np.array("tensor")], ids=repr
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda area: wcgc.centralize(np.eye(3), area),
+        lambda area: wcgc.centralize_gradients(area),
+        lambda area: wcgc.algorithm_2(0.1, area=area),
+        lambda area: wcgc.explain(np.eye(3), area),
+    ],
+    ids=["centralize", "centralize_gradients", "algorithm_2", "explain"],
+)
+def test_what_is_no_area_is_told_how_axes_are_given(function, area):
+    message = (
+        r"area must be one of 'tensor', .*\. Axes and masks are keyword arguments: axes=, mask="
+    )
+    with pytest.raises(ValueError, match=message):
+        function(area)
+
+
+class TestWithoutInputAxes:
+    """A depthwise kernel (height, width, channel, multiplier), as Keras has it."""
+
+    axes = KernelAxes((), (-2, -1))
+
+    @pytest.mark.parametrize(
+        ("area", "spanned"),
+        [
+            ("tensor", (0, 1)),
+            ("channel", (0, 1, 2, 3)),
+            ("instance", (0, 1)),
+            ("global", (0, 1, 2, 3)),
+        ],
+    )
+    def test_areas_are_those_of_one_input(self, area, spanned, rng):
+        """As Flax has it: (height, width, 1, channel times multiplier)."""
+        assert slice_axes(area, self.axes, 4) == spanned
+        kernel = np.float32(rng.normal(1.0, 1.0, (3, 2, 4, 5)))
+        ours = wcgc.centralize(kernel, area, axes=self.axes)
+        flax = wcgc.centralize(kernel.reshape(3, 2, 1, 20), area)
+        np.testing.assert_allclose(ours, flax.reshape(kernel.shape), atol=1e-6)
+
+    def test_stacked(self):
+        axes = KernelAxes((), (-2, -1), batch_axis=0)
+        assert axes.resolve(5) == ((), (3, 4), (0,), (1, 2))
+        assert slice_axes("channel", axes, 5) == (1, 2, 3, 4)
+
+    def test_without_window_there_is_nothing_to_average(self):
+        rows = wcgc.explain({"kernel": np.ones((1, 1, 4, 2))}, axes=self.axes).rows
+        assert rows[0].reason == "slices of one element"
+
+    def test_is_a_value(self):
+        assert KernelAxes([], (-2, -1)) == self.axes
+        assert hash(KernelAxes([], (-2, -1))) == hash(self.axes)
+
+
+class TestLeftAlone:
+    def test_is_a_value(self):
+        reason = LeftAlone("looked up")
+        assert reason == LeftAlone("looked up") != LeftAlone("unused")
+        assert hash(reason) == hash(LeftAlone("looked up"))
+        assert eval(repr(reason), {"LeftAlone": LeftAlone}) == reason
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            reason.reason = "other"
+
+    def test_is_a_leaf_of_a_tree(self):
+        assert jax.tree.leaves({"a": LeftAlone("x")}) == [LeftAlone("x")]
+
+    @pytest.mark.parametrize("reason", [None, 1, ("a", "b")])
+    def test_wants_a_text(self, reason):
+        with pytest.raises(TypeError, match="reason must be a text"):
+            LeftAlone(reason)
+
+    @pytest.mark.parametrize("reason", ["", "  "])
+    def test_wants_a_reason(self, reason):
+        with pytest.raises(ValueError, match="reason is empty"):
+            LeftAlone(reason)

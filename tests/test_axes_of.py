@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import nnx
 
 import wcgc
+from wcgc import LeftAlone
 
 
 def stacked(make, layers=3, out_axes=0):
@@ -338,8 +339,14 @@ EXPECTED = {
 }
 
 
+def less_reasons(axes):
+    """The axes with None in place of each reason."""
+    return jax.tree.map(lambda leaf: None if isinstance(leaf, LeftAlone) else leaf, axes)
+
+
 def by_text(tree):
-    """The leaves of nested dictionaries by their path, as one writes it."""
+    """The leaves of nested dictionaries by their path, as one writes it; None for a reason."""
+    tree = less_reasons(tree)
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: leaf is None)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -418,19 +425,27 @@ def test_parameters_of_unknown_modules_are_left_alone_with_a_warning():
     axes = warned_axes(
         Holder(layers=nnx.List([ours])), "layers/0/tokens", "Holder", "axes['layers'][0]['tokens']"
     )
-    assert axes == {"layers": {0: {"tokens": None, "scale": None}}}
+    assert axes == {
+        "layers": {
+            0: {
+                "tokens": LeftAlone("it does not know what Holder does with it"),
+                "scale": LeftAlone("fewer than two axes"),
+            }
+        }
+    }
 
 
 def test_parameters_in_containers_belong_to_the_module_that_holds_them():
     held = Holder(weights=nnx.data({"a": [nnx.Param(jnp.ones((2, 2)))]}))
-    assert warned_axes(held, "weights/a/0", "Holder") == {"weights": {"a": {0: None}}}
+    axes = warned_axes(held, "weights/a/0", "Holder")
+    assert less_reasons(axes) == {"weights": {"a": {0: None}}}
 
 
 def test_a_further_parameter_of_a_known_module_is_left_alone_with_a_warning():
     layer = abstract(lambda rngs: nnx.Linear(2, 3, rngs=rngs))
     layer.gain = nnx.Param(jnp.ones((2, 3)))
     axes = warned_axes(layer, "'gain'", "Linear")
-    assert axes == {"bias": None, "gain": None, "kernel": wcgc.FLAX}
+    assert less_reasons(axes) == {"bias": None, "gain": None, "kernel": wcgc.FLAX}
 
 
 def test_linen_modules_in_nnx_are_left_alone_with_a_warning():
@@ -445,7 +460,9 @@ def test_linen_modules_in_nnx_are_left_alone_with_a_warning():
 def test_a_kernel_that_does_not_fit_its_module_is_left_alone_with_a_warning(shape, mention):
     layer = abstract(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
     layer.kernel = nnx.Param(jnp.ones(shape))
-    assert warned_axes(layer, "'kernel'", str(shape), mention) == {"bias": None, "kernel": None}
+    axes = warned_axes(layer, "'kernel'", str(shape), mention)
+    assert less_reasons(axes) == {"bias": None, "kernel": None}
+    assert str(shape) in axes["kernel"].reason
 
 
 @pytest.mark.parametrize(
@@ -458,11 +475,68 @@ def test_a_kernel_that_does_not_fit_its_module_is_left_alone_with_a_warning(shap
     ids=["ellipsis", "diagonal", "one output"],
 )
 def test_an_einsum_without_clear_roles_is_left_alone_with_a_warning(make):
-    assert warned_axes(abstract(make), "'kernel'", "Einsum") == {"kernel": None}
+    assert less_reasons(warned_axes(abstract(make), "'kernel'", "Einsum")) == {"kernel": None}
 
 
 def test_an_einsum_that_sums_over_nothing_holds_no_kernel():
-    assert wcgc.axes_of(abstract(einsum("bhd,hd->bhd", (2, 3)))) == {"kernel": None}
+    axes = wcgc.axes_of(abstract(einsum("bhd,hd->bhd", (2, 3))))
+    assert axes == {"kernel": LeftAlone("Einsum sums over none of its axes")}
+
+
+def test_the_axes_serve_a_model_whose_modules_are_shared(rng):
+    """As a pytree the model holds what is shared twice, its state once."""
+    shared = abstract(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
+    tied = abstract(lambda rngs: nnx.Linear(4, 3, use_bias=False, rngs=rngs))
+    for layer in shared, tied:
+        layer.kernel.set_value(jnp.float32(rng.normal(1.0, 1.0, (4, 3))))
+    shared.bias.set_value(jnp.ones(3))
+    model = Holder(a=shared, b=shared, c=tied, d=Holder(kernel=tied.kernel))
+    axes = wcgc.axes_of(model)
+    centred = wcgc.centralize(model, axes=axes)
+    expected = shared.kernel[...] - np.mean(shared.kernel[...], axis=0)
+    for layer in centred.a, centred.b:
+        np.testing.assert_allclose(layer.kernel[...], expected, atol=1e-6)
+        np.testing.assert_array_equal(layer.bias[...], np.ones(3))
+    np.testing.assert_array_equal(centred.d.kernel[...], centred.c.kernel[...])
+    assert wcgc.explain(nnx.state(model, nnx.Param), axes=axes).centralized == 24
+
+
+def test_many_parameters_of_one_type_of_module_give_one_warning():
+    ours = [Holder(w=nnx.Param(jnp.ones((2, 3)))) for _ in range(3)]
+    model = Holder(layers=nnx.List(ours), other=abstract(einsum("bij,ij->b", (4, 3))))
+    with pytest.warns(UserWarning, match="axes_of leaves") as records:
+        wcgc.axes_of(model)
+    messages = sorted(str(record.message) for record in records)
+    assert len(messages) == 2
+    assert "'layers/0/w' and 2 more parameters of Holder alone" in messages[0]
+    assert "axes['layers'][0]['w']" in messages[0]
+    assert "'other/kernel' alone" in messages[1]
+    assert all("wcgc.trace_axes" in message for message in messages)
+
+
+@pytest.mark.parametrize("make", [conv, conv_transpose])
+def test_a_masked_convolution_is_left_alone_with_a_warning(make):
+    """Its filter is the product of kernel and mask, whose mean is not the kernel's."""
+    layer = abstract(make(2, 3, (3,), mask=jnp.ones((3, 2, 3))))
+    axes = warned_axes(layer, "'kernel'", "masks it")
+    assert "masks it" in axes["kernel"].reason
+
+
+def test_reasons_travel_to_explain(model):
+    rows = wcgc.explain(nnx.state(model), axes=wcgc.axes_of(model)).rows
+    reasons = {row.path: row.reason for row in rows}
+    assert reasons["embed/embedding"] == "embedding of Embed"
+    assert reasons["attention/query/bias"] == "bias of LinearGeneral"
+    trained = abstract(lambda rngs: nnx.LoRALinear(4, 3, lora_rank=2, rngs=rngs))
+    axes = wcgc.axes_of(trained, wrt=nnx.LoRAParam)
+    assert axes["kernel"] == LeftAlone("wrt=LoRAParam leaves out this Param")
+
+
+def test_what_a_known_module_holds_in_a_container_is_told():
+    layer = abstract(lambda rngs: nnx.Linear(2, 3, use_bias=False, rngs=rngs))
+    layer.kernel = nnx.data({"low": nnx.Param(jnp.ones((2, 3)))})
+    axes = warned_axes(layer, "'kernel/low'", "Linear")
+    assert isinstance(axes["kernel"]["low"], LeftAlone)
 
 
 def test_shared_modules_and_variables_have_one_entry():
@@ -479,7 +553,7 @@ def test_a_variable_that_modules_use_in_different_ways_is_left_alone_with_a_warn
     up = abstract(conv_transpose(4, 2, (3,), transpose_kernel=True, use_bias=False))
     up.kernel = down.kernel
     axes = warned_axes(Holder(down=down, up=up), "'down/kernel' as", "'up/kernel' as")
-    assert axes == {"down": {"kernel": None}}
+    assert "'up/kernel' as" in axes["down"]["kernel"].reason
 
 
 @pytest.mark.parametrize(

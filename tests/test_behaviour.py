@@ -93,7 +93,7 @@ FUNCTIONS = {
 }
 """The public functions on arrays, reduced to one array."""
 
-OTHERS = {"axes_of", "by_path", "explain"}
+OTHERS = {"axes_of", "by_path", "explain", "muon_dimension_numbers"}
 """The public functions that never see a number."""
 
 

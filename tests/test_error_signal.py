@@ -248,3 +248,49 @@ class TestErrors:
     def test_negative_eps(self):
         with pytest.raises(ValueError, match=r"eps must be at least 0, got -1\.0"):
             wcgc.standardize_error(ERROR, "channel", eps=-1.0)
+
+
+class TestDerivatives:
+    def test_by_eps_of_the_forward_pass_is_zero(self):
+        """`x` comes out whatever eps is."""
+
+        def loss(eps, x):
+            return jnp.sum(jnp.sin(wcgc.standardize_error(x, "channel", eps)))
+
+        by_eps, by_x = jax.jit(jax.grad(loss, argnums=(0, 1)))(1e-3, ERROR)
+        assert by_eps == 0
+        expected = jax.grad(loss, argnums=1)(1e-3, ERROR)
+        np.testing.assert_allclose(by_x, expected, atol=1e-6)
+
+    def test_by_eps_of_the_backward_pass(self):
+        """As one tunes eps through a step: the divisor is the root of variance and eps."""
+        error = jnp.array([[-3.0], [3.0]])
+
+        def first(eps):
+            return backward(wcgc.standardize_error, error, "channel", eps)[1, 0]
+
+        # 3 (9 + eps)**-0.5 has the derivative -1.5 (9 + eps)**-1.5.
+        np.testing.assert_allclose(jax.grad(first)(16.0), -1.5 * 25**-1.5, rtol=1e-5)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
+    def test_of_each_dtype(self, dtype):
+        x = jnp.asarray(ERROR, dtype)
+
+        def loss(eps):
+            return jnp.sum(jnp.abs(wcgc.standardize_error(x, "sample", eps))).astype(jnp.float32)
+
+        assert jax.grad(loss)(1e-3) == 0
+
+
+@pytest.mark.parametrize("axis", [True, 1.0, None, "last"])
+def test_what_is_no_axis(function, axis):
+    with pytest.raises(TypeError, match=rf"channel_axis must be an integer, got {axis!r}"):
+        function(ERROR, "channel", channel_axis=axis)
+    with pytest.raises(TypeError, match=rf"sample_axis must be an integer, got {axis!r}"):
+        function(ERROR, "channel", sample_axis=axis)
+
+
+@pytest.mark.parametrize("area", [None, ["channel"], {"a": 1}, np.ones(2)], ids=repr)
+def test_what_is_no_area(function, area):
+    with pytest.raises(ValueError, match="area must be one of 'global', 'sample'"):
+        function(ERROR, area)

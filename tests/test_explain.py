@@ -117,24 +117,135 @@ def test_the_plain_table_is_aligned():
     assert max(map(len, [heading, *lines])) <= len(rule)
     (kernel,) = (line for line in lines if line.startswith("a/conv/kernel"))
     assert kernel == (
-        "a/conv/kernel  (3, 3, 8, 16)  (0, 1, 2) = spatial, spatial, in"
-        "                        16       72"
+        "a/conv/kernel  (3, 3, 8, 16)  (0, 1, 2) = spatial, spatial, in       16       72"
     )
     assert summary.startswith("1,192 of")
     assert repr(explained()) == str(explained())
 
 
-def test_a_terminal_gets_colour_if_rich_is_installed(monkeypatch, capsys):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+def test_text_does_not_depend_on_the_terminal(monkeypatch):
     table = str(explained())
-    assert "\x1b[" in table
-    for word in ("a/conv/kernel", "(0, 1, 2) = spatial, spatial, in", "left alone: axes are None"):
-        assert word in table
-    monkeypatch.setitem(sys.modules, "rich", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "\x1b[" not in str(explained())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert str(explained()) == repr(explained()) == table
+    assert "\x1b" not in table
+    measured = wcgc.measure({"kernel": jnp.eye(3)})
+    assert "\x1b" not in str(measured) + repr(measured)
+
+
+def many(layers=40, width=64):
+    """A transformer whose layers are not stacked: 6 leaves each, and one of its own."""
+    layer = {
+        "attn": {"q": {"kernel": (width, 4, 16), "bias": (4, 16)}},
+        "mlp": {"up": {"kernel": (width, 2 * width)}, "down": {"kernel": (2 * width, width)}},
+        "norm_1": {"scale": (width,)},
+        "norm_2": {"scale": (width,)},
+    }
+    shapes = {"dec": {"layers": [layer] * layers}, "head_2": {"kernel": (width, 10)}}
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def leaves_of(table):
+    """The first column of a table as text."""
+    return [line.split("  ")[0] for line in table.splitlines()[4:] if line][:-2]
+
+
+class TestManyLeaves:
+    def test_repeated_layers_share_a_row(self):
+        explanation = wcgc.explain(many())
+        assert leaves_of(str(explanation)) == [
+            "dec/layers/*/attn/q/bias x40",
+            "dec/layers/*/attn/q/kernel x40",
+            "dec/layers/*/mlp/down/kernel x40",
+            "dec/layers/*/mlp/up/kernel x40",
+            "dec/layers/*/norm_*/scale x80",
+            "head_2/kernel",
+        ]
+        assert len(explanation.rows) == 241
+        assert explanation.rows[1].path == "dec/layers/0/attn/q/kernel"
+        assert "in 81 of 241 leaves" in str(explanation)
+
+    def test_numbers_that_do_not_differ_are_kept(self):
+        params = {f"block{n}": {"Dense_1": {"kernel": jnp.ones((3, 3))}} for n in range(70)}
+        params["block7"]["Dense_1"] = {"kernel": jnp.ones((3, 4))}
+        leaves = leaves_of(str(wcgc.explain(params)))
+        assert leaves == ["block*/Dense_1/kernel x69", "block7/Dense_1/kernel"]
+
+    def test_what_differs_has_a_row_of_its_own(self):
+        params = {f"l{n}": {"kernel": jnp.ones((3, 3 + n % 2))} for n in range(70)}
+        axes = wcgc.by_path(("l3/", None), ("", wcgc.FLAX))
+        leaves = leaves_of(str(wcgc.explain(params, axes=axes)))
+        assert leaves == ["l*/kernel x35", "l*/kernel x34", "l3/kernel"]
+
+    def test_in_full_on_request(self):
+        assert len(leaves_of(str(wcgc.explain(many(), full=True)))) == 241
+
+    def test_sixty_rows_are_shown_as_they_are(self):
+        kernels = {f"l{n:02}": jnp.ones((3, 3)) for n in range(61)}
+        assert len(leaves_of(str(wcgc.explain(kernels)))) == 1
+        del kernels["l00"]
+        assert len(leaves_of(str(wcgc.explain(kernels)))) == 60
+
+    def test_what_is_centralized_alone_on_request(self):
+        explanation = wcgc.explain(many(), only_centralized=True)
+        assert leaves_of(str(explanation)) == [
+            "dec/layers/*/mlp/down/kernel x40",
+            "dec/layers/*/mlp/up/kernel x40",
+            "head_2/kernel",
+        ]
+        assert len(explanation.rows) == 241
+        assert "in 81 of 241 leaves" in str(explanation)
+
+    def test_no_row_is_wider_than_80_columns(self):
+        names = {"transformer_of_a_long_name": {"the_first_block_of_all": many(2)}}
+        names["conv"] = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
+        for explanation in (wcgc.explain(names), wcgc.explain(names, full=True), explained()):
+            *rows, _ = str(explanation).splitlines()
+            assert max(map(len, rows)) <= 80
+        table = str(wcgc.explain(names))
+        assert "(3, 3, 8, 16)  spatial, in " in table
+        assert "transformer" in table
+        assert "up/kernel" in table
+        assert "none: fewer than two axes\n" in table
+        assert [row.path for row in wcgc.explain(names).rows][2].startswith(
+            "transformer_of_a_long_name/the_first_block_of_all/dec/layers/0/attn"
+        )
+
+    def test_paths_make_room_for_reasons_as_long_as_they_can_be_read(self):
+        path = "the_path_of_an_array_in_the_very_middle_of_a_model"
+        assert len(path) == 50
+        for reason, shown, fits in (
+            ("short", "the_path_of_an_arra…ry_middle_of_a_model", True),
+            ("a reason of 26 characters.", "the_path_of_an_arr…y_middle_of_a_model", True),
+            ("a reason so long " * 5, "the_path_of_an_arr…y_middle_of_a_model", False),
+        ):
+            alone = wcgc.LeftAlone(reason)
+            table = str(wcgc.explain({path: jnp.ones((3, 3))}, axes={path: alone}))
+            (line,) = (line for line in table.splitlines() if line.startswith("the_path"))
+            assert line.split()[0] == shown
+            assert len(line) <= 80
+            assert (f"none: {reason}" in line) == fits
+
+    @pytest.mark.parametrize("width", [80, 100, 160])
+    def test_rich_folds_no_row_from_80_columns_on(self, width):
+        console = rich.console.Console(width=width, file=io.StringIO())
+        names = {"transformer_of_a_long_name": {"the_first_block_of_all": many()}}
+        console.print(wcgc.explain(names))
+        lines = console.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert len(lines) - (2 if width == 80 else 1) == 5 + 6
+        assert ("…" in console.file.getvalue()) == (width < 160)
+
+    def test_a_notebook_gets_whole_paths(self):
+        names = {"transformer_of_a_long_name": {"the_first_block_of_all": many()}}
+        html = wcgc.explain(names)._repr_html_()
+        path = "transformer_of_a_long_name/the_first_block_of_all/dec/layers/*/mlp/up/kernel"
+        assert f"{path} x40" in html
 
 
 def printed_by_rich(width):

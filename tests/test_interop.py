@@ -382,8 +382,11 @@ def test_the_equinox_layout_alone_leaves_biases_and_the_missing_ones_alone(equin
     rows = wcgc.explain(eqx.filter(equinox_model, eqx.is_array), axes=wcgc.EQUINOX).rows
     reasons = {row.path: row.reason for row in rows}
     assert reasons["attention/query_proj/bias"] == "empty node"
-    assert reasons["conv/bias"] == "slices of one element"  # of shape (out, 1, 1)
+    assert reasons["conv/bias"] == "named 'bias'"  # of shape (out, 1, 1)
     assert reasons["norm/weight"] == reasons["norm/bias"] == "fewer than two axes"
+    assert reasons["embed/weight"] == "weight of Embedding"
+    assert reasons["layers/weight"] == "its bias (3, 6) fits other axes"
+    assert reasons["conv/weight"] == reasons["head/weight"] == ""
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ class Network(nnx.Module):
         self.conv1 = nnx.Conv(1, 2, (3, 3), rngs=rngs)
         self.blocks = nnx.List([nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 2, rngs=rngs)])
         self.norm = nnx.BatchNorm(2, rngs=rngs)
-        self.table = nnx.Param({"kernel": jnp.ones((2, 2)), "shift": jnp.ones(2)})
+        self.table = nnx.Param({"kernel": jnp.eye(2), "shift": jnp.ones(2)})
 
 
 @pytest.fixture(scope="module")

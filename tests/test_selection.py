@@ -1,4 +1,7 @@
+import functools
+import gc
 import re
+import time
 import types
 
 import equinox as eqx
@@ -9,7 +12,7 @@ import optax
 import pytest
 
 import wcgc
-from wcgc import EQUINOX, FLAX, KernelAxes
+from wcgc import EQUINOX, FLAX, KernelAxes, LeftAlone
 from wcgc._selection import match, select
 
 KERNEL = np.float32([[1.0, 2.0], [3.0, 6.0]])
@@ -66,6 +69,66 @@ class TestAxes:
     def test_none_entries_may_name_leaves_that_the_tree_lacks(self):
         axes = {"enc": FLAX, "dec": FLAX, "norm": {"mean": None}}
         check(wcgc.centralize(tree(), axes=axes), BY_COLUMN, BY_COLUMN, BY_COLUMN)
+
+    def test_reasons_may_stand_wherever_none_may(self):
+        alone = LeftAlone("a table")
+        for axes in (
+            {"enc": {"a": FLAX, "b": alone}, "dec": [EQUINOX, alone]},
+            {"enc": {"a": FLAX, "b": alone}, "dec": [EQUINOX, None], "norm": {"mean": alone}},
+            lambda tree: {"enc": {"a": FLAX, "b": alone}, "dec": [EQUINOX, alone]},
+        ):
+            check(wcgc.centralize(tree(), axes=axes), BY_COLUMN, KERNEL, BY_ROW)
+        check(wcgc.centralize(tree(), axes={"enc": alone, "dec": EQUINOX}), KERNEL, KERNEL, BY_ROW)
+        rows = wcgc.explain(tree(), axes={"enc": alone, "dec": EQUINOX}).rows
+        assert [row.reason for row in rows] == ["", "fewer than two axes", "a table", "a table"]
+
+
+class Chooser(eqx.Module):
+    """Its bound methods are callable pytrees, with leaves of all kinds."""
+
+    axes: KernelAxes
+    scale: jax.Array
+
+    def choose(self, params):
+        return jax.tree.map(lambda leaf: self.axes if leaf.ndim == 2 else None, params)
+
+    def select(self, params):
+        return {"enc": False, "dec": True}
+
+
+class TestCallablesThatArePytrees:
+    chooser = Chooser(EQUINOX, np.ones(3))
+
+    @pytest.mark.parametrize(
+        "axes",
+        [
+            jax.tree_util.Partial(lambda params: EQUINOX),
+            jax.tree_util.Partial(lambda axes, params: axes, EQUINOX),
+            jax.tree_util.Partial(lambda scale, params: EQUINOX, np.ones(3)),
+            functools.partial(lambda axes, params: axes, EQUINOX),
+            chooser.choose,
+        ],
+        ids=["Partial", "Partial of axes", "Partial of an array", "partial", "bound method"],
+    )
+    def test_as_axes(self, axes):
+        check(wcgc.centralize(tree(), axes=axes), BY_ROW, BY_ROW, BY_ROW)
+
+    @pytest.mark.parametrize(
+        "mask",
+        [
+            jax.tree_util.Partial(lambda params: {"enc": False, "dec": True}),
+            jax.tree_util.Partial(lambda enc, params: {"enc": enc, "dec": True}, False),
+            chooser.select,
+        ],
+        ids=["Partial", "Partial of a bool", "bound method"],
+    )
+    def test_as_mask(self, mask):
+        check(wcgc.centralize(tree(), mask=mask), KERNEL, KERNEL, BY_COLUMN)
+
+    def test_a_model_of_arrays_is_no_axes(self):
+        layer = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+        with pytest.raises(TypeError, match=r"axes must hold a KernelAxes .* got Array"):
+            wcgc.centralize(layer, axes=layer)
 
 
 class TestMask:
@@ -217,6 +280,7 @@ class TestErrors:
                 r"^axes must be .* makes one, got None. Leave .* \(\.\.\., in, out\)\.$",
             ),
             ("flax", r"axes must hold a KernelAxes or None for each leaf, got 'flax'\."),
+            (KernelAxes, r"axes must hold a KernelAxes or None for each leaf, got <class"),
             ((-2, -1), r"got -2 at '0'"),
             ({"enc": FLAX, "dec": "flax"}, r"got 'flax' at 'dec'"),
             (lambda params: {"enc": True, "dec": None}, r"got True at 'enc'"),
@@ -256,6 +320,27 @@ class TestMatch:
     def test_leaves_missing_among_the_first(self):
         with pytest.raises(ValueError, match=r"updates and params .* updates lack 'b'"):
             self.matched({"a": KERNEL}, {"a": KERNEL, "b": KERNEL})
+
+    def test_takes_time_in_proportion_to_the_leaves(self):
+        def seconds(count):
+            updates = {f"layer{n}": np.ones(1) for n in range(count)}
+            leaves = select(updates, "tensor")[0]
+            start = time.process_time()
+            match(leaves, updates, self.names)
+            return time.process_time() - start
+
+        gc.disable()
+        try:
+            few, many = (min(seconds(count) for _ in range(5)) for count in (1000, 8000))
+        finally:
+            gc.enable()
+        # Eight times as many: a quadratic number of steps would take some 64 times as long.
+        assert many < 32 * few
+
+    def test_leaves_that_are_left_alone_of_another_shape(self):
+        message = "'b' has shape (5, 3) in updates but (3,) in params. If the first axis numbers ex"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.matched({"b": jnp.ones((5, 3))}, {"b": jnp.ones(3)})
 
     @pytest.mark.parametrize("other", [(2, 3), (4,), (1, 2, 2)])
     def test_kernels_of_another_shape(self, other):

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,34 @@ class TestArguments:
             TypeError, match=r"norm must be a number, .* in optax\.inject_hyperparams\.$"
         ):
             wcgc.normalize_params(norm=optax.constant_schedule(1.0))
+
+    @pytest.mark.parametrize("make", [wcgc.normalize_params, wcgc.normalize])
+    @pytest.mark.parametrize(
+        ("norm", "error", "message"),
+        [
+            (True, TypeError, "norm must be a number, got True"),
+            (np.True_, TypeError, "norm must be a number, got "),
+            (1j, TypeError, "norm must be a number, got 1j"),
+            ("1", TypeError, "norm must be a number, got '1'"),
+            (np.ones(1), TypeError, "norm must be a number, got array"),
+            (float("nan"), ValueError, "norm must be positive, got nan"),
+            (float("inf"), ValueError, "norm must be positive, got inf"),
+            (1e-50, ValueError, "norm=1e-50 is out of the range of float32"),
+            (1e50, ValueError, r"norm=1e\+50 is out of the range of float32"),
+        ],
+    )
+    def test_numbers_of_a_wrong_kind(self, make, norm, error, message):
+        arguments = () if make is wcgc.normalize_params else (jnp.eye(3),)
+        with pytest.raises(error, match=message):
+            make(*arguments, norm=norm)
+
+    def test_an_eps_that_vanishes(self):
+        with pytest.raises(ValueError, match=r"eps=1e-50 is out of the range of float32.*1\.2e-38"):
+            wcgc.standardize_params(eps=1e-50)
+        wcgc.standardize_params(eps=0)
+
+    def test_an_eps_that_float64_holds(self, x64):
+        wcgc.standardize_params(eps=1e-50)
 
 
 class TestCentralizeGradients:
@@ -185,12 +214,73 @@ class TestCentralized:
             wcgc.centralized(optax.sgd(0.1), **{argument: "filter"})
 
     @pytest.mark.parametrize(
-        "optimizer", [optax.adam, 1e-3, None, "adam", (), optax.MultiSteps(optax.sgd(0.1), 2)]
+        "optimizer", [optax.adam, 1e-3, None, "adam", (), optax.MultiSteps, optax.sgd(0.1).update]
     )
     def test_wants_an_optimizer(self, optimizer):
         message = r"optimizer must be an Optax gradient transformation such as optax\.adam\(1e-3\)"
         with pytest.raises(TypeError, match=message):
             wcgc.centralized(optimizer)
+
+    def test_takes_what_chain_takes(self, params, grads):
+        """`optax.MultiSteps` has `init` and `update` without being a transformation."""
+        steps = optax.MultiSteps(optax.sgd(0.5), every_k_schedule=2)
+        tx = wcgc.centralized(steps)
+        state = tx.init(params)
+        waiting, state = tx.update(grads, state, params)
+        assert_trees_close(optax.apply_updates(params, waiting), wcgc.centralize(params))
+        updates, _ = tx.update(grads, state, params)
+        expected = wcgc.centralize(optax.apply_updates(params, optax.tree.scale(-0.5, grads)))
+        after = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(after["kernel"], expected["kernel"], atol=1e-6)
+
+
+class TestShapes:
+    """A gradient whose shape is not its parameter's, as per-example gradients have."""
+
+    @pytest.mark.parametrize("make", [wcgc.centralize_gradients, wcgc.centralize_params])
+    @pytest.mark.parametrize("name", ["kernel", "bias"])
+    def test_are_refused_with_both(self, make, name, params, grads):
+        tx = make()
+        many = {**grads, name: jnp.stack([grads[name]] * 5)}
+        shape = params[name].shape
+        message = (
+            f"{name!r} has shape {(5, *shape)} in updates but {shape} in params. If the first axis "
+            "numbers examples, place this transform behind what sums over them, such as optax."
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tx.update(many, tx.init(params), params)
+
+    def test_behind_what_sums_over_the_examples_it_works(self, params, grads):
+        private = optax.contrib.differentially_private_aggregate(
+            l2_norm_clip=1e9, noise_multiplier=0.0, key=0
+        )
+        many = jax.tree.map(lambda leaf: jnp.stack([leaf, 3 * leaf]), grads)
+        for tx, works in (
+            (optax.chain(private, wcgc.centralize_gradients()), True),
+            (optax.chain(wcgc.centralize_gradients(), private), False),
+        ):
+            state = tx.init(params)
+            if not works:
+                with pytest.raises(ValueError, match="differentially_private_aggregate"):
+                    tx.update(many, state, params)
+                continue
+            updates, _ = tx.update(many, state, params)
+            assert_trees_close(updates, wcgc.centralize(optax.tree.scale(2.0, grads)), atol=2e-6)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_features_that_are_all_equal_leave_adam_nothing_to_step_on(rng):
+    """Their gradient is the same for each input: exactly 0 is left of it, not rounding noise."""
+    features = jnp.broadcast_to(jnp.float32(rng.normal(size=(8, 1))), (8, 27))
+    errors = jnp.float32(rng.normal(size=(8, 5)))
+    params = jnp.float32(rng.normal(size=(27, 5)))
+    grads = jax.jit(jax.grad(lambda w, x: jnp.sum((x @ w) * errors)))(params, features)
+    # What is subtracted by hand is not zero, but noise below 1e-6.
+    noise = grads - jnp.mean(grads, axis=0)
+    assert 0 < np.abs(noise).max() < 1e-6 * np.abs(grads).max()
+    tx = wcgc.centralized(optax.adam(0.1), params=None)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params))
+    np.testing.assert_array_equal(updates, np.zeros((27, 5)))
 
 
 def test_transforms_agree_with_the_definition_in_every_layout(rng, x64):

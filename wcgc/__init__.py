@@ -1,12 +1,13 @@
 """Weight and gradient centralization for JAX: Optax transforms that know which axis is which."""
 
 from wcgc._algorithms import algorithm_2, algorithm_3
-from wcgc._axes import EQUINOX, FLAX, KernelAxes
+from wcgc._axes import EQUINOX, FLAX, KernelAxes, LeftAlone
 from wcgc._axes_of import axes_of
+from wcgc._by_path import by_path
 from wcgc._error_signal import centralize_error, standardize_error
 from wcgc._explain import explain
 from wcgc._measure import measure
-from wcgc._paths import by_path
+from wcgc._muon import muon_dimension_numbers
 from wcgc._projections import centralize, normalize, standardize
 from wcgc._transforms import (
     centralize_gradients,
@@ -20,6 +21,7 @@ __all__ = [
     "EQUINOX",
     "FLAX",
     "KernelAxes",
+    "LeftAlone",
     "algorithm_2",
     "algorithm_3",
     "axes_of",
@@ -31,6 +33,7 @@ __all__ = [
     "centralized",
     "explain",
     "measure",
+    "muon_dimension_numbers",
     "normalize",
     "normalize_params",
     "standardize",

@@ -1,10 +1,13 @@
 """The paper's two optimizers with centralization built in, as they are printed."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_number, is_number
-from wcgc._selection import Axes, Mask
+from wcgc._lookup import Axes, Mask
+from wcgc._projections import widened
 from wcgc._transforms import centralized
 
 
@@ -105,7 +108,8 @@ def algorithm_3(
       b1: the decay of the first moment, at least 0 and below 1.
       b2: the decay of the second moment, between 0 and 1.
       eps: added to the second moment inside the root, in units of the squared gradient. At 0 a
-        gradient that is always zero gives NaN.
+        gradient that is always zero gives NaN. The moments of 16-bit parameters are kept in
+        float32, since there `eps` would be 0 in float16, and `b2` 1 in bfloat16.
       area: what one mean is taken over, for gradients and weights; see `centralize`.
       axes: which axis is what; see `centralize`.
       mask: which leaves to centralize; the others take the plain step.
@@ -137,16 +141,38 @@ def algorithm_3(
     check_eps(eps)
     # m / sqrt(b2 * v + eps) = b2**-0.5 * m / sqrt(v + eps / b2), with m and v Adam's moments.
     adam = optax.chain(
-        optax.scale_by_adam(b1, b2, eps=0.0, eps_root=eps / b2),
+        _in_float32(optax.scale_by_adam(b1, b2, eps=0.0, eps_root=eps / b2)),
         optax.scale(b2**-0.5),
         optax.scale_by_learning_rate(learning_rate),
     )
     return centralized(adam, area, area, axes=axes, mask=mask)
 
 
+def _in_float32(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, computed and with its state in float32 for 16-bit leaves."""
+
+    def wide(tree):
+        return jax.tree.map(
+            lambda leaf: widened(leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, tree
+        )
+
+    def init_fn(params):
+        return tx.init(wide(params))
+
+    def update_fn(updates, state, params=None):
+        del params  # Adam needs none.
+        result, state = tx.update(wide(updates), state)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), result, updates), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
 def _check_learning_rate(learning_rate: optax.ScalarOrSchedule) -> None:
-    if not (callable(learning_rate) or is_number(learning_rate)):
+    if callable(learning_rate):
+        return
+    if not is_number(learning_rate):
         raise TypeError(
             "learning_rate must be a number or a schedule from the step's number to one, got "
             f"{learning_rate!r}."
         )
+    check_number("learning_rate", learning_rate, "finite", lambda rate: True)

@@ -5,6 +5,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from optax.contrib import MuonDimensionNumbers
+
 Area = Literal["tensor", "channel", "instance", "global"]
 
 
@@ -31,17 +34,65 @@ AREAS: dict[Area, Slice] = {
 
 def check_area(area: object, argument: str = "area") -> None:
     """Raises a ValueError that names the four areas unless `area` is one of them."""
-    if area not in AREAS:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, AREAS))}, got {area!r}.")
+    # What is no text may not be hashable, and an array has no single answer to a comparison.
+    if not (isinstance(area, str) and area in AREAS):
+        hint = (
+            "" if isinstance(area, str) else " Axes and masks are keyword arguments: axes=, mask=."
+        )
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, AREAS))}, got {area!r}.{hint}"
+        )
+
+
+def as_axis(value: Any) -> int:
+    """`value` as an integer.
+
+    Raises:
+      TypeError: it is none. Python counts True and False among the integers; no axis is meant.
+    """
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{value!r} is no axis")
+    return operator.index(value)
 
 
 def _as_tuple(value: Any, name: str) -> tuple[int, ...]:
     try:
-        return tuple(map(operator.index, value if isinstance(value, Sequence) else (value,)))
+        return tuple(map(as_axis, value if isinstance(value, Sequence) else (value,)))
     except TypeError:
         raise TypeError(
             f"{name} must be an integer or a sequence of integers, got {value!r}."
         ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftAlone:
+    """Leaves a parameter alone and says why. It may stand wherever None may in a tree of axes.
+
+    A value: equal if the reasons are, hashable, and a leaf of a tree rather than a node.
+
+    Args:
+      reason: why the parameter is left alone, as `explain` prints it.
+
+    Raises:
+      TypeError: the reason is not a text.
+      ValueError: the reason is empty.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> params = {"kernel": jnp.ones((4, 2)), "table": jnp.ones((9, 4))}
+      >>> axes = {"kernel": wcgc.FLAX, "table": wcgc.LeftAlone("looked up by index")}
+      >>> wcgc.explain(params, axes=axes).rows[1].reason
+      'looked up by index'
+    """
+
+    reason: str
+
+    def __post_init__(self):
+        """Refuses what would be printed as nothing."""
+        if not isinstance(self.reason, str):
+            raise TypeError(f"reason must be a text, got {self.reason!r}.")
+        if not self.reason.strip():
+            raise ValueError("reason is empty; say why the parameter is left alone, or give None.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +102,21 @@ class KernelAxes:
     Axes that are named neither input, output nor batch are spatial. Each argument is one axis or
     several, counted from the front or, negative, from the back.
 
+    A kernel without input axes, such as Keras's depthwise kernel (height, width, channel,
+    multiplier) of `KernelAxes((), (-2, -1))`, is what it would be with an input axis of length 1:
+    each filter reads one channel, which is known by the filter. `"tensor"` and `"instance"` take
+    one mean per filter, over its spatial axes; `"channel"` and `"global"` one for the whole kernel.
+
     Args:
-      in_axis: the input axis or axes: what an output unit sums over beside the spatial axes.
+      in_axis: the input axis or axes: what an output unit sums over beside the spatial axes. May be
+        empty.
       out_axis: the output axis or axes, one filter per index.
       batch_axis: axes that number independent kernels, such as scanned layers of shape
         (layers, in, out) or experts. They are never averaged over.
 
     Raises:
       TypeError: an axis is not an integer.
-      ValueError: an axis is named twice, or there is no input or no output axis.
+      ValueError: an axis is named twice, or there is no output axis.
 
     Example:
       A Flax attention layer's query kernel has shape (features, heads, head_dim), and each of its
@@ -82,7 +139,7 @@ class KernelAxes:
             axes = _as_tuple(value, field.name)
             if isinstance(value, Sequence):
                 object.__setattr__(self, field.name, axes)
-            if not axes and field.name != "batch_axis":
+            if not axes and field.name == "out_axis":
                 raise ValueError(
                     f"{field.name} is empty; name at least one axis, or give None in place of the "
                     "KernelAxes for a parameter that is not a kernel."
@@ -101,6 +158,7 @@ class KernelAxes:
           Four tuples of axes in 0..ndim-1, which together name each axis once.
 
         Raises:
+          TypeError: `ndim` is not an integer.
           ValueError: an axis is out of range, or two names mean the same axis.
 
         Example:
@@ -108,6 +166,10 @@ class KernelAxes:
           >>> wcgc.FLAX.resolve(4)
           ((2,), (3,), (), (0, 1))
         """
+        try:
+            ndim = as_axis(ndim)
+        except TypeError:
+            raise TypeError(f"ndim must be an integer, got {ndim!r}.") from None
         roles = []
         for field in dataclasses.fields(self):
             axes = _as_tuple(getattr(self, field.name), field.name)
@@ -122,20 +184,76 @@ class KernelAxes:
             raise ValueError(f"{self} names one of {ndim} axes twice")
         return *roles, tuple(axis for axis in range(ndim) if axis not in named)
 
+    def to_muon(self, ndim: int) -> MuonDimensionNumbers:
+        """What `optax.contrib.muon` calls these axes.
+
+        Muon makes a matrix of each kernel. What an output unit sums over, spatial axes included,
+        becomes its rows. For a whole tree see `muon_dimension_numbers`.
+
+        Args:
+          ndim: how many axes the kernel has.
+
+        Returns:
+          Dimension numbers whose axes are counted from the front. Batch axes are those that they
+          do not name.
+
+        Raises:
+          ValueError: an axis is out of range, two names mean the same axis, or there is neither an
+            input nor a spatial axis.
+
+        Example:
+          >>> import wcgc
+          >>> wcgc.FLAX.to_muon(4)
+          MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=(3,))
+        """
+        in_axes, out_axes, _, spatial = self.resolve(ndim)
+        if not in_axes + spatial:
+            raise ValueError(f"{self} of {ndim} axes sums over none of them: Muon needs a matrix.")
+        return MuonDimensionNumbers(tuple(sorted(in_axes + spatial)), tuple(out_axes))
+
+    @classmethod
+    def from_muon(cls, numbers: MuonDimensionNumbers, ndim: int) -> "KernelAxes":
+        """The axes that `optax.contrib.muon` is told by `numbers`.
+
+        Muon does not tell input from spatial axes: all that it reduces over is input here. That
+        makes no difference to the areas `"tensor"` and `"global"`. Dimension numbers may also stand
+        in a tree of axes as they are.
+
+        Args:
+          numbers: Muon's dimension numbers. The axes that they do not name are batch axes.
+          ndim: how many axes the kernel has.
+
+        Returns:
+          Axes that are counted from the front.
+
+        Raises:
+          TypeError: an axis is not an integer.
+          ValueError: an axis is out of range, or named twice.
+
+        Example:
+          >>> import optax, wcgc
+          >>> wcgc.KernelAxes.from_muon(optax.contrib.MuonDimensionNumbers(-2, -1), ndim=3)
+          KernelAxes(in_axis=(1,), out_axis=(2,), batch_axis=(0,))
+        """
+        named = cls(numbers.reduction_axis, numbers.output_axis)
+        in_axes, out_axes, _, others = named.resolve(ndim)
+        return cls(in_axes, out_axes, others)
+
 
 FLAX = KernelAxes()
 """Kernels (..., in, out): Flax, Haiku, Keras, and plain `x @ w` matrices.
 
-Transposed convolutions of Haiku and Keras are (..., out, in) and need axes of their own. Embeddings
-and the (heads, head_dim) biases of attention have two axes and are taken for kernels: leave them
-alone with `axes_of`, `by_path` or a mask.
+Transposed convolutions of Haiku and Keras are (..., out, in), depthwise ones of Keras (...,
+channel, multiplier); they need axes of their own, and so do attention and scanned layers. For what
+a layout leaves alone, see `centralize`.
 """
 
 EQUINOX = KernelAxes(in_axis=1, out_axis=0)
 """Kernels (out, in, ...): Equinox, and PyTorch's layout.
 
-Equinox keeps a convolution's bias as (out, 1, 1) and an embedding as (entries, features). To leave
-both alone whatever the area, use `by_path(("embed", None), ("weight$", EQUINOX))`.
+Stacked layers, as `equinox.filter_vmap` makes them, are (layers, out, in, ...) and need axes of
+their own. Equinox's `GRUCell` and `LSTMCell` call their kernels `weight_ih` and `weight_hh`, which
+a rule such as `weight$` misses.
 """
 
 

@@ -4,11 +4,14 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-from wcgc._axes import KernelAxes
+from wcgc._axes import KernelAxes, LeftAlone
 
 Path = tuple[str | int, ...]
+
+NOT_SELECTED = "wrt="
+"""How the reason begins for variables that are not trained."""
 
 Layout = tuple[tuple[str, int | None], ...]
 """The role and, where the module knows it, the length of each axis of a kernel."""
@@ -31,9 +34,11 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
     there.
 
     .. warning::
-      A parameter whose axes cannot be read is left alone, with a warning that names it: one that a
-      module of another type holds itself, one whose shape does not fit its module, and one that
-      modules share without agreeing on its axes. Set its axes in the result to centralize it.
+      A parameter whose axes cannot be read is left alone, with one warning for each type of module
+      that counts such parameters and names the first: those that a module of another type holds
+      itself, whose shape does not fit their module, that a convolution masks, and that modules
+      share without agreeing on their axes. `trace_axes` reads them off the computation; or set
+      their axes in the result.
 
     Args:
       model: an NNX module. Only shapes are read, so it may come from `nnx.eval_shape`.
@@ -41,9 +46,9 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
         `nnx.Param`. All others are left alone.
 
     Returns:
-      Nested dictionaries with the keys of `nnx.state(model)` and a `KernelAxes` or None for each
-      leaf. It serves as `axes` for the model itself and for its state, whole or filtered by `wrt`,
-      pure or not.
+      Nested dictionaries with the keys of `nnx.state(model)` and for each leaf a `KernelAxes`, or
+      a `LeftAlone` with the reason. It serves as `axes` for the model itself and for its state,
+      whole or filtered by `wrt`, pure or not.
 
     Raises:
       ImportError: flax is not installed.
@@ -54,8 +59,10 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
       >>> from flax import nnx
       >>> model = nnx.MultiHeadAttention(num_heads=4, in_features=32, rngs=nnx.Rngs(0))
       >>> axes = wcgc.axes_of(model)
-      >>> axes["query"]
-      {'bias': None, 'kernel': KernelAxes(in_axis=-3, out_axis=(-2, -1), batch_axis=())}
+      >>> axes["query"]["kernel"]
+      KernelAxes(in_axis=-3, out_axis=(-2, -1), batch_axis=())
+      >>> axes["query"]["bias"]
+      LeftAlone(reason='bias of LinearGeneral')
       >>> axes["out"]["kernel"]
       KernelAxes(in_axis=(-3, -2), out_axis=-1, batch_axis=())
       >>> params = wcgc.centralize(nnx.state(model, nnx.Param), axes=axes)
@@ -64,26 +71,56 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f"axes_of reads a Flax NNX module, got {type(model).__name__}. Give it the model "
-            "rather than its state. Axes for Linen, Haiku, Equinox and other parameters are chosen "
-            "with by_path."
+            "rather than its state. Axes for Linen, Haiku, Equinox and other parameters are read "
+            "off the computation with trace_axes, or chosen with by_path."
         )
-    wanted = nnx.state(model, nnx.Param if wrt is None else wrt)
-    read = _read(model, dict(nnx.to_flat_state(wanted)), nnx)
+    wanted = nnx.Param if wrt is None else wrt
+    selected = dict(nnx.to_flat_state(nnx.state(model, wanted)))
+    verdicts = _read(model, selected, nnx)
+    _warn_of_doubts(verdicts)
     result: dict[str, Any] = {}
-    for path, _ in nnx.to_flat_state(nnx.state(model)):
-        axes, doubt = read.get(path, (None, ""))
-        if doubt:
-            entry = "".join(f"[{key!r}]" for key in path)
-            warnings.warn(
-                f"axes_of leaves {_text(path)!r} alone, since {doubt}. To centralize it, set "
-                f"axes{entry} of the result to a wcgc.KernelAxes.",
-                stacklevel=2,
-            )
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
         node = result
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = axes
+        if path in verdicts:
+            node[path[-1]] = verdicts[path].axes
+        else:
+            kind = type(variable).__name__
+            node[path[-1]] = LeftAlone(f"{NOT_SELECTED}{_name(wanted)} leaves out this {kind}")
     return result
+
+
+class _Verdict(NamedTuple):
+    """What is known of one variable.
+
+    Attributes:
+      axes: its axes, or why it is left alone.
+      doubted: the type of the module that holds it, if it may be a kernel all the same; or empty.
+    """
+
+    axes: KernelAxes | LeftAlone
+    doubted: str = ""
+
+
+def _warn_of_doubts(verdicts: dict[Path, _Verdict]) -> None:
+    doubts: dict[str, list[tuple[Path, str]]] = {}
+    for path, (axes, kind) in verdicts.items():
+        if kind and isinstance(axes, LeftAlone):
+            doubts.setdefault(kind, []).append((path, axes.reason))
+    for kind, ((first, reason), *others) in doubts.items():
+        entry = "".join(f"[{key!r}]" for key in first)
+        more = f" and {len(others)} more parameters of {kind}" if others else ""
+        warnings.warn(
+            f"axes_of leaves {_text(first)!r}{more} alone, since {reason}. To "
+            "centralize what it leaves, read the axes with wcgc.trace_axes, or set "
+            f"axes{entry} of the result to a wcgc.KernelAxes.",
+            stacklevel=3,
+        )
+
+
+def _name(wrt: Any) -> str:
+    return getattr(wrt, "__name__", repr(wrt))
 
 
 def _import_nnx() -> ModuleType:
@@ -93,33 +130,34 @@ def _import_nnx() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             "axes_of reads Flax NNX models and needs flax: pip install flax. Axes for other "
-            "parameters are chosen with by_path."
+            "parameters are read with trace_axes, or chosen with by_path."
         ) from error
     return nnx
 
 
-def _read(
-    model: Any, variables: dict[Path, Any], nnx: ModuleType
-) -> dict[Path, tuple[KernelAxes | None, str]]:
-    """The axes of each variable, or None and, if it may be a kernel all the same, the doubt."""
+def _read(model: Any, variables: dict[Path, Any], nnx: ModuleType) -> dict[Path, _Verdict]:
+    """The axes of each variable, or why it is left alone."""
     modules = dict(nnx.iter_modules(model))
     layouts = {path: _layouts(module, nnx) for path, module in modules.items()}
-    holders: dict[int, list[tuple[Path, Layout | None]]] = {}
+    holders: dict[int, list[_Held]] = {}
     for path, module in modules.items():
         for name, layout in layouts[path].items():
             held = getattr(module, name, None)
             if isinstance(held, nnx.Variable):
-                holders.setdefault(id(held), []).append(((*path, name), layout))
+                holders.setdefault(id(held), []).append(_Held((*path, name), module, layout))
 
     def read(path, variable):
         value = variable.get_value() if isinstance(variable, nnx.Variable) else variable
         shape = tuple(getattr(value, "shape", ()))
         if id(variable) in holders:
-            return _agreed_axes(holders[id(variable)], shape)
+            return _agreed(holders[id(variable)], shape)
         owner = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in modules)
-        if path[len(owner)] in layouts[owner] or len(shape) < 2:
-            return None, ""
-        return None, f"it does not know what {type(modules[owner]).__name__} does with it"
+        kind, name = type(modules[owner]).__name__, path[len(owner)]
+        if len(shape) < 2:
+            return _Verdict(LeftAlone("fewer than two axes"))
+        if layouts[owner].get(name, "unknown") is None:
+            return _Verdict(LeftAlone(f"{name} of {kind}"))
+        return _Verdict(LeftAlone(f"it does not know what {kind} does with it"), kind)
 
     return {path: read(path, variable) for path, variable in variables.items()}
 
@@ -128,8 +166,8 @@ def _text(path: Path) -> str:
     return "/".join(map(str, path))
 
 
-def _layouts(module: Any, nnx: ModuleType) -> dict[str, Layout | None]:
-    """The layout of each parameter that `module` itself holds, None if it is not a kernel.
+def _layouts(module: Any, nnx: ModuleType) -> dict[str, Layout | LeftAlone | None]:
+    """The layout of each parameter that `module` itself holds; None or a reason if no kernel.
 
     What is missing here, all of it for an unknown type of module, is not known.
     """
@@ -183,7 +221,7 @@ def _spatial(module: Any) -> Iterator[tuple[str, int]]:
     return (("spatial", size) for size in module.kernel_size)
 
 
-def _einsum_layout(module: Any) -> dict[str, Layout | None]:
+def _einsum_layout(module: Any) -> dict[str, Layout | LeftAlone | None]:
     operands, result = module.einsum_str.split("->")
     inputs, kernel = operands.split(",")
     if len(kernel.replace("...", "")) == len(module.kernel_shape):
@@ -202,24 +240,37 @@ def _einsum_layout(module: Any) -> dict[str, Layout | None]:
     )
     present = {role for role, _ in layout}
     if "in" not in present:
-        return {"kernel": None}
+        return {"kernel": LeftAlone("Einsum sums over none of its axes")}
     return {"kernel": layout} if "out" in present else {}
 
 
-def _agreed_axes(
-    held: list[tuple[Path, Layout | None]], shape: tuple[int, ...]
-) -> tuple[KernelAxes | None, str]:
-    """The axes that all holders of a variable give it, or None and why there are none."""
-    choices: dict[KernelAxes | None, Path] = {}
-    for path, layout in held:
-        axes, doubt = (None, "") if layout is None else _placed(layout, shape)
-        if doubt:
-            return None, doubt
+class _Held(NamedTuple):
+    """A variable as one of the modules that may share it sees it."""
+
+    path: Path
+    module: Any
+    layout: Layout | LeftAlone | None
+
+
+def _agreed(held: list[_Held], shape: tuple[int, ...]) -> _Verdict:
+    """The axes that all holders of a variable give it, or why there are none."""
+    choices: dict[KernelAxes | LeftAlone, Path] = {}
+    for path, module, layout in held:
+        kind = type(module).__name__
+        if layout is None or isinstance(layout, LeftAlone):
+            choices.setdefault(layout or LeftAlone(f"{path[-1]} of {kind}"), path)
+            continue
+        axes, doubt = _placed(layout, shape)
+        if getattr(module, "mask", None) is not None:
+            doubt = f"{kind} masks it, and the mean of what is stored is not that of what is used"
+        if axes is None or doubt:
+            return _Verdict(LeftAlone(doubt), kind)
         choices.setdefault(axes, path)
-    if len(choices) > 1:
+    if len(choices) > 1 and any(isinstance(choice, KernelAxes) for choice in choices):
         users = " and ".join(f"{_text(path)!r} as {axes}" for axes, path in choices.items())
-        return None, f"the modules that share it disagree about it: {users}"
-    return next(iter(choices)), ""
+        kind = type(held[0].module).__name__
+        return _Verdict(LeftAlone(f"the modules that share it disagree about it: {users}"), kind)
+    return _Verdict(next(iter(choices)))
 
 
 def _placed(layout: Layout, shape: tuple[int, ...]) -> tuple[KernelAxes | None, str]:

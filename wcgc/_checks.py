@@ -1,8 +1,11 @@
 """Checks of numeric arguments, which may be traced (as by `optax.inject_hyperparams`)."""
 
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 Scalar = float | jax.Array
@@ -10,8 +13,15 @@ Scalar = float | jax.Array
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a number or an array without axes."""
-    return isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+    """Whether `value` is a real number, or an array of one without axes; a flag is not."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int | float):
+        return True
+    dtype = getattr(value, "dtype", None)
+    if getattr(value, "ndim", None) != 0 or dtype is None:
+        return False
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
 def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar], bool]) -> None:
@@ -19,24 +29,51 @@ def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar]
 
     Raises:
       TypeError: `value` is not a number.
-      ValueError: `value` does not hold.
+      ValueError: `value` does not hold, or is not finite.
     """
-    if isinstance(value, Tracer):
-        return
     if not is_number(value):
         raise TypeError(
             f"{name} must be a number, got {value!r}. For a schedule, wrap the transform in "
             "optax.inject_hyperparams."
         )
-    if not holds(value):
-        raise ValueError(f"{name} must be {wanted}, got {value}.")
+    if isinstance(value, Tracer):
+        return
+    if not (math.isfinite(value) and holds(value)):
+        raise ValueError(f"{name} must be {wanted}, got {value}.{_rounding_hint(name, value)}")
 
 
 def check_eps(eps: Scalar) -> None:
     """Rejects what cannot be added to a variance."""
     check_number("eps", eps, "at least 0", lambda value: bool(value >= 0))
+    _check_range("eps", eps)
 
 
 def check_norm(norm: Scalar) -> None:
     """Rejects what cannot be the norm of a slice."""
     check_number("norm", norm, "positive", lambda value: bool(value > 0))
+    _check_range("norm", norm)
+
+
+def _check_range(name: str, value: Scalar) -> None:
+    """Rejects a known number that computing with it would turn into 0 or infinity."""
+    if isinstance(value, Tracer):
+        return
+    dtype = jnp.result_type(float)
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.asarray(value).astype(dtype)
+    limits = jnp.finfo(dtype)
+    if (value != 0 and abs(rounded) < limits.tiny) or not np.isfinite(rounded):
+        raise ValueError(
+            f"{name}={value} is out of the range of {dtype.name}, which is computed in. Give a "
+            f"number from {float(limits.tiny):.1e} to {float(limits.max):.1e}."
+        )
+
+
+def _rounding_hint(name: str, value: Scalar) -> str:
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or dtype.itemsize > 2:
+        return ""
+    return (
+        f" It may have been rounded to {dtype}: optax.inject_hyperparams gives numbers the dtype "
+        f"of the parameters unless told hyperparam_dtype=jnp.float32, or static_args={name!r}."
+    )

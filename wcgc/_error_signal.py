@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from wcgc._axes import as_axis
 from wcgc._checks import Scalar, check_eps
 from wcgc._projections import centralized_array, standardized_array, widened
 
@@ -39,7 +40,7 @@ def centralize_error(
       `x`. Reverse-mode differentiation only.
 
     Raises:
-      TypeError: `x` is not a floating or complex array.
+      TypeError: `x` is not a floating or complex array, or an axis is not an integer.
       ValueError: `area` is none of the four, or the axes are out of range or the same.
 
     Example:
@@ -55,7 +56,7 @@ def centralize_error(
       <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 10 and 11, Algorithm 1, Table 2.
     """
     axes = _slice_axes(x, area, channel_axis, sample_axis)
-    return _project_error(x, functools.partial(centralized_array, axes=axes)) if axes else x
+    return _project_error(functools.partial(centralized_array, axes=axes), x) if axes else x
 
 
 def standardize_error(
@@ -84,7 +85,7 @@ def standardize_error(
       `x`. Reverse-mode differentiation only.
 
     Raises:
-      TypeError: `x` is not a floating or complex array, or `eps` is not a number.
+      TypeError: as `centralize_error`, or `eps` is not a number.
       ValueError: as `centralize_error`, or `eps` is negative.
 
     Example:
@@ -100,34 +101,54 @@ def standardize_error(
     """
     check_eps(eps)
     axes = _slice_axes(x, area, channel_axis, sample_axis)
-    return (
-        _project_error(x, functools.partial(standardized_array, axes=axes, eps=eps)) if axes else x
-    )
-
-
-def _project_error(x: jax.Array, project: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    @jax.custom_vjp
-    def identity(x):
+    if not axes:
         return x
 
-    identity.defvjp(
-        lambda x: (x, None),
-        lambda _, error: (project(widened(error)).astype(error.dtype),),
-    )
-    return identity(x)
+    def standardized(error, eps):
+        return standardized_array(error, axes, eps)
+
+    return _project_error(standardized, x, jnp.asarray(eps, jnp.result_type(float)))
+
+
+# Numbers such as eps are arguments, so that they may be traced, too.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _project_error(
+    project: Callable[..., jax.Array], x: jax.Array, *numbers: jax.Array
+) -> jax.Array:
+    """Returns `x`; the error that flows back becomes `project(error, *numbers)`."""
+    del project, numbers
+    return x
+
+
+def _forward(project, x, *numbers):
+    del project
+    return x, numbers
+
+
+def _backward(project, numbers, error):
+    projected = project(widened(error), *numbers).astype(error.dtype)
+    # What comes out on the forward pass does not depend on them.
+    return projected, *map(jnp.zeros_like, numbers)
+
+
+_project_error.defvjp(_forward, _backward)
 
 
 def _slice_axes(
     x: jax.Array, area: ErrorArea, channel_axis: int, sample_axis: int
 ) -> tuple[int, ...]:
     """The axes that one slice spans; empty if slices have one element or there are none."""
-    if area not in get_args(ErrorArea):
+    if not (isinstance(area, str) and area in get_args(ErrorArea)):
         choices = ", ".join(map(repr, get_args(ErrorArea)))
         raise ValueError(f"area must be one of {choices}, got {area!r}.")
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)):
         got = f"dtype {x.dtype}" if hasattr(x, "dtype") else repr(x)
         raise TypeError(f"x must be a floating or complex array to carry an error, got {got}.")
     for name, axis in ("channel_axis", channel_axis), ("sample_axis", sample_axis):
+        try:
+            as_axis(axis)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, got {axis!r}.") from None
         if not -x.ndim <= axis < x.ndim:
             raise ValueError(f"{name}={axis} is out of range for activations of shape {x.shape}.")
     channel, sample = channel_axis % x.ndim, sample_axis % x.ndim

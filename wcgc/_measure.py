@@ -13,9 +13,10 @@ from jax.core import Tracer
 
 from wcgc._axes import FLAX, Area
 from wcgc._explain import title
+from wcgc._lookup import Axes, Mask
 from wcgc._paths import path_of
 from wcgc._projections import slice_mean, widened
-from wcgc._selection import Axes, Mask, select
+from wcgc._selection import select
 from wcgc._table import Row, Table
 
 
@@ -61,7 +62,7 @@ class Measurement:
     leaves: dict[str, LeafMeasurement]
 
     def __repr__(self) -> str:
-        return str(self._table())
+        return self._table().plain()
 
     def __rich__(self) -> Any:
         return self._table().rich()

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from wcgc._axes import FLAX, Area
 from wcgc._checks import Scalar, check_eps, check_norm
-from wcgc._selection import Axes, Leaf, Mask, select
+from wcgc._lookup import Axes, Mask
+from wcgc._selection import Leaf, select
 
 DEFAULT_EPS = 1e-10
 
@@ -24,8 +25,23 @@ def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """`x` less its mean over `axes`."""
-    return x - slice_mean(x, axes)
+    """`x` less its mean over `axes`, exactly 0 where rounding may be all that differs."""
+    mean = slice_mean(x, axes)
+    size = math.prod(x.shape[axis] for axis in axes)
+    return _less_noise(x - mean, mean, min(size, 8))
+
+
+# Traced once for each shape, however many kernels have it.
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _less_noise(deviation: jax.Array, mean: jax.Array, steps: int) -> jax.Array:
+    """The deviation from a mean, less what is within so many steps of rounding of the mean.
+
+    The mean of equal numbers is off by some eps: up to 4, measured up to a million of them on a
+    CPU. Adam would turn that into steps of full length. Derivatives pass by what is taken away.
+    """
+    noise = steps * float(jnp.finfo(deviation.dtype).eps) * jnp.abs(mean)
+    is_noise = jnp.abs(deviation) <= noise
+    return deviation - jax.lax.stop_gradient(jnp.where(is_noise, deviation, _like(0.0, deviation)))
 
 
 def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
@@ -60,6 +76,8 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
     `(eps + 2 * n * eps_acc) * m + 2 * n * tiny`, where `tiny` is the smallest normal number. It is
     not exactly zero, since subtracting rounds; in 16-bit this is what remains visible. A slice
     whose sum leaves the range of the accumulation (n * m above 3e38 in float32) becomes Inf or NaN.
+    What differs from its mean by no more than 8 `eps_acc` times that mean, as the gradient of equal
+    features does by rounding alone, becomes exactly 0: Adam would make full steps of such noise.
 
     .. warning::
       Removing the mean of the kernels of a *pretrained* network changes the function it computes.
@@ -68,14 +86,23 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
     Args:
       tree: arrays in any containers. Left alone are leaves with fewer than two axes beside batch
         axes, that are not floating or complex, that are empty, and whose slices have one element,
-        which centralizing would erase.
+        which centralizing would erase. `explain` gives the reason for each.
       area: one mean per output filter (`"tensor"`), per input channel (`"channel"`), per (in, out)
         pair (`"instance"`) or per kernel (`"global"`).
-      axes: a `KernelAxes` for all leaves; or a tree (or prefix) of `KernelAxes | None`; or a
-        callable from the tree to one, such as `by_path` makes. None leaves a leaf alone. The
-        default, (..., in, out), takes all leaves with two axes for kernels, embeddings and
-        attention's (heads, head_dim) biases too: leave them alone with `axes_of`, `by_path` or
-        `mask`.
+      axes: a `KernelAxes` for all leaves; or a tree (or prefix) of `KernelAxes | LeftAlone |
+        None`, such as `trace_axes` and `axes_of` read off a model; or a callable from the tree to
+        one, such as `by_path` makes. None and `LeftAlone` leave a leaf alone; Muon's dimension
+        numbers are taken for a `KernelAxes`. The default is the layout (..., in, out).
+
+        One `KernelAxes` for several leaves is a layout, which cannot know each of them. It leaves
+        alone what it cannot vouch for: leaves whose name, the last part of their path, is given to
+        what is no kernel (`bias`, `biases`, `bias_n`, `b` beside a `w`, `offset`, `beta`, `scale`,
+        `scales`, `gamma`, `alpha`, `negative_slope`, `embedding`, `embeddings`, `embed`, `token`,
+        `cls`, `mean`, `var`, `variance`, or one of these behind an underscore, as in
+        `pos_embedding`); the norms and embeddings of Equinox, and its kernels in the layout (...,
+        in, out); kernels of three or more axes whose bias does not have one number per output; and
+        kernels beside norms whose scales show stacked layers. All else with two axes or more it
+        takes for kernels: a layout guesses, `trace_axes` reads.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
 
@@ -198,6 +225,11 @@ def map_kernels(
 ) -> Any:
     """Applies `project(kernel, slice_axes)` to the kernels of `tree` in their working precision."""
     leaves, treedef = select(tree, area, axes, mask)
+    return map_leaves(project, leaves, treedef)
+
+
+def map_leaves(project: Project, leaves: list[Leaf], treedef: Any) -> Any:
+    """The same for leaves that are selected already."""
 
     def map_leaf(leaf: Leaf) -> Any:
         if leaf.axes is None:

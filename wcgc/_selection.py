@@ -2,22 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
-from types import NoneType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
+from optax.contrib import MuonDimensionNumbers
 
-from wcgc._axes import FLAX, Area, KernelAxes, batch_count, check_area, slice_axes
+from wcgc._axes import FLAX, Area, KernelAxes, LeftAlone, batch_count, check_area, slice_axes
+from wcgc._lookup import (
+    AXES,
+    MASK,
+    NO_ENTRY,
+    Axes,
+    Entry,
+    Mask,
+    check_entries,
+    lookup,
+)
 from wcgc._paths import Key, flatten, is_empty, path_of
-
-Axes = KernelAxes | Any
-"""A `KernelAxes`, a tree (or prefix) of `KernelAxes | None`, or a callable that makes one."""
-
-Mask = Any
-"""None, a tree (or prefix) of bools, or a callable that makes one: as in `optax.masked`."""
+from wcgc._vouch import vouched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Leaf:
       axes: the axes that a slice spans; None if the leaf is left alone.
       kernel_axes: which axis of the leaf is what; None if the leaf is left alone.
       reason: why the leaf is left alone; empty if it is not.
+      entry: what `axes` says of the leaf.
+      masked_in: what `mask` says of it.
     """
 
     key: Key
@@ -37,6 +41,8 @@ class Leaf:
     axes: tuple[int, ...] | None
     kernel_axes: KernelAxes | None = None
     reason: str = ""
+    entry: Entry = NO_ENTRY
+    masked_in: bool = True
 
 
 def check_selection(area: object, axes: Axes, mask: Mask) -> None:
@@ -50,11 +56,11 @@ def check_selection(area: object, axes: Axes, mask: Mask) -> None:
     if axes is None:
         raise TypeError(
             "axes must be a KernelAxes, a tree of KernelAxes and None, or a callable that makes "
-            "one, got None. Leave the argument out for the Flax layout (..., in, out)."
+            "one, got None. Leave the argument out, or, if you gave a callable, name it in the "
+            "static_args of optax.inject_hyperparams. The default is the layout (..., in, out)."
         )
-    for argument, spec in (_AXES, axes), (_MASK, mask):
-        if not _is_function(spec):
-            _entries(argument, spec)
+    check_entries(AXES, axes)
+    check_entries(MASK, mask)
 
 
 def select(tree: Any, area: Area, axes: Axes = FLAX, mask: Mask = None) -> tuple[list[Leaf], Any]:
@@ -70,9 +76,11 @@ def select(tree: Any, area: Area, axes: Axes = FLAX, mask: Mask = None) -> tuple
     """
     check_selection(area, axes, mask)
     leaves, treedef = flatten(tree)
-    axes_at = _lookup(_AXES, axes, tree, leaves)
-    mask_at = _lookup(_MASK, True if mask is None else mask, tree, leaves)
-    return [_decide(key, leaf, area, axes_at(key), mask_at(key)) for key, leaf in leaves], treedef
+    entries = vouched(tree, leaves, lookup(AXES, axes, tree, leaves))
+    masks = lookup(MASK, True if mask is None else mask, tree, leaves)
+    return [
+        _decide(key, leaf, area, entries[key], bool(masks[key].value)) for key, leaf in leaves
+    ], treedef
 
 
 def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
@@ -87,10 +95,10 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
       ValueError: a leaf is missing or None on either side, or differs in shape.
     """
     found = dict(flatten(other)[0])
-    known = [leaf.key for leaf in leaves]
+    known = dict.fromkeys(leaf.key for leaf in leaves)
     for name, missing in (
         (names[1], [key for key in known if key not in found]),
-        (names[0], [key for key in found if key not in set(known)]),
+        (names[0], [key for key in found if key not in known]),
     ):
         if missing:
             raise ValueError(
@@ -103,19 +111,38 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
                 f"{path_of(leaf.key)!r} is an array in {names[0]} but {found[leaf.key]} in "
                 f"{names[1]}. Give both, or make both None."
             )
-        shapes = np.shape(leaf.value), np.shape(found[leaf.key])
-        if leaf.axes is not None and shapes[0] != shapes[1]:
-            raise ValueError(
-                f"{path_of(leaf.key)!r} has shape {shapes[0]} in {names[0]} but {shapes[1]} in "
-                f"{names[1]}."
+    check_shapes(leaves, found, names)
+    return [found[leaf.key] for leaf in leaves]
+
+
+def check_shapes(leaves: list[Leaf], found: dict[Key, Any], names: tuple[str, str]) -> None:
+    """Compares the shapes of leaves with those of the same keys in another tree.
+
+    Raises:
+      ValueError: two of them differ.
+    """
+    for leaf in leaves:
+        ours = getattr(leaf.value, "shape", None)
+        theirs = getattr(found.get(leaf.key), "shape", None)
+        if ours is None or theirs is None or tuple(ours) == tuple(theirs):
+            continue
+        hint = ""
+        if tuple(ours[1:]) == tuple(theirs):
+            hint = (
+                " If the first axis numbers examples, place this transform behind what sums over "
+                "them, such as optax.contrib.differentially_private_aggregate."
             )
-    return [found[key] for key in known]
+        raise ValueError(
+            f"{path_of(leaf.key)!r} has shape {tuple(ours)} in {names[0]} but {tuple(theirs)} in "
+            f"{names[1]}.{hint}"
+        )
 
 
-def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in: bool) -> Leaf:
+def _decide(key: Key, leaf: Any, area: Area, entry: Entry, masked_in: bool) -> Leaf:
     def alone(reason: str) -> Leaf:
-        return Leaf(key, leaf, None, reason=reason)
+        return Leaf(key, leaf, None, reason=reason, entry=entry, masked_in=masked_in)
 
+    axes = entry.value
     if is_empty(leaf):
         return alone("empty node")
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
@@ -128,9 +155,13 @@ def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in:
         return alone("fewer than two axes")
     if axes is None:
         return alone("axes are None")
-    if len(leaf.shape) - batch_count(axes) < 2:
-        return alone("fewer than two axes beside batch axes")
+    if isinstance(axes, LeftAlone):
+        return alone(axes.reason)
     try:
+        if isinstance(axes, MuonDimensionNumbers):
+            axes = KernelAxes.from_muon(axes, len(leaf.shape))
+        if len(leaf.shape) - batch_count(axes) < 2:
+            return alone("fewer than two axes beside batch axes")
         spanned = slice_axes(area, axes, len(leaf.shape))
     except ValueError as error:
         raise ValueError(
@@ -141,78 +172,4 @@ def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in:
         return alone("no elements")
     if math.prod(leaf.shape[axis] for axis in spanned) == 1:
         return alone("slices of one element")
-    return Leaf(key, leaf, spanned, axes)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Argument:
-    """An argument that holds an entry for each leaf of a tree."""
-
-    name: str
-    types: tuple[type, ...]
-    wanted: str
-
-
-_AXES = _Argument("axes", (KernelAxes, NoneType), "a KernelAxes or None")
-_MASK = _Argument("mask", (bool, np.bool_), "a bool")
-
-
-def _is_function(spec: Any) -> bool:
-    # A model may be callable too, and is then a tree of entries all the same.
-    return callable(spec) and jax.tree_util.all_leaves([spec])
-
-
-def _entries(argument: _Argument, spec: Any) -> dict[Key, Any]:
-    entries = {}
-    for key, entry in flatten(spec)[0]:
-        if isinstance(entry, argument.types):
-            entries[key] = entry
-        elif not is_empty(entry):
-            where = f" at {path_of(key)!r}" if key else ""
-            raise TypeError(
-                f"{argument.name} must hold {argument.wanted} for each leaf, got {entry!r}{where}."
-            )
-    return entries
-
-
-def _lookup(
-    argument: _Argument, spec: Any, tree: Any, leaves: list[tuple[Key, Any]]
-) -> Callable[[Key], Any]:
-    """Reads `spec` (one entry, a tree or prefix of entries, or a callable) as a function of keys.
-
-    Entries are found by key rather than by structure, so that axes read off an NNX model serve its
-    state, pure or not, as well.
-    """
-    entries = _entries(argument, spec(tree) if _is_function(spec) else spec)
-    cut = {key for key, leaf in leaves if is_empty(leaf)}
-    present = {key[:n] for key, _ in leaves for n in range(len(key) + 1)}
-    for key, _ in leaves:
-        if key not in cut and _prefix(key, entries) is None:
-            raise ValueError(
-                f"entries of {argument.name} do not match the tree: there is no entry for "
-                f"{path_of(key)!r} among {_paths(entries)}."
-            )
-    for key, entry in entries.items():
-        # What a mask has cut away may still be named, a tree without leaves takes any entries, and
-        # None asks for nothing, so that axes read off a whole model serve a part of its state.
-        if entry is None or not leaves:
-            continue
-        if key not in present and _prefix(key, cut) is None:
-            raise ValueError(
-                f"entries of {argument.name} do not match the tree: there is no leaf "
-                f"{path_of(key)!r} among {_paths(dict(leaves))}."
-            )
-
-    def entry_at(key: Key) -> Any:
-        found = _prefix(key, entries)
-        return None if found is None else entries[found]
-
-    return entry_at
-
-
-def _prefix(key: Key, keys: Collection[Key]) -> Key | None:
-    return next((key[:n] for n in range(len(key), -1, -1) if key[:n] in keys), None)
-
-
-def _paths(keys: Collection[Key]) -> str:
-    return ", ".join(repr(path_of(key)) for key in keys) or "nothing"
+    return Leaf(key, leaf, spanned, axes, entry=entry)

@@ -7,16 +7,19 @@ import optax
 
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._init_checks import warn_of_doubtful_choices
+from wcgc._lookup import Axes, Mask
+from wcgc._paths import flatten
 from wcgc._projections import (
     DEFAULT_EPS,
     Project,
     centralized_array,
-    map_kernels,
+    map_leaves,
     normalized_array,
     standardized_array,
     widened,
 )
-from wcgc._selection import Axes, Mask, check_selection, match, select
+from wcgc._selection import check_selection, check_shapes, match, select
 
 
 def centralize_gradients(
@@ -26,8 +29,8 @@ def centralize_gradients(
 
     .. warning::
       Order matters: place it in front of momentum and adaptive scaling, which remember what they
-      were given. Weight decay that is added to the gradient behind it is not centralized, as in
-      the paper's Algorithm 1.
+      were given, and behind what sums over per-example gradients. Weight decay that is added to the
+      gradient behind it is not centralized, as in the paper's Algorithm 1.
 
     Args:
       area: what one mean is taken over; see `centralize`.
@@ -35,12 +38,17 @@ def centralize_gradients(
       mask: which leaves to touch; see `centralize`.
 
     Returns:
-      A stateless transform. It needs no params.
+      A stateless transform. It needs no params; where it is given them, their shapes must be those
+      of the updates. Its `init` warns of choices that are likely not meant: of a parameter that is
+      constant along its slices but not zero, as the scales of norms are at first, since
+      centralizing such weights erases them; of kernels that one layout for all cannot vouch for;
+      and where nothing is chosen. So do the `init` of all other transforms here.
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented.
       ValueError: `area` is none of the four; at `init` and `update`, `axes` or `mask` does not
-        match the tree or names an axis that a leaf lacks.
+        match the tree or names an axis that a leaf lacks; at `update`, updates and params differ in
+        shape.
 
     Example:
       >>> import jax.numpy as jnp, optax, wcgc
@@ -60,8 +68,11 @@ def centralize_gradients(
     check_selection(area, axes, mask)
 
     def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
-        return map_kernels(centralized_array, updates, area, axes, mask), state
+        del extra_args
+        leaves, treedef = select(updates, area, axes, mask)
+        if params is not None:
+            check_shapes(leaves, dict(flatten(params)[0]), ("updates", "params"))
+        return map_leaves(centralized_array, leaves, treedef), state
 
     return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
 
@@ -204,7 +215,8 @@ def centralized(
     The same as `optax.chain(centralize_gradients(...), optimizer, centralize_params(...))`.
 
     Args:
-      optimizer: what turns gradients into updates of the parameters, learning rate included.
+      optimizer: what turns gradients into updates of the parameters, learning rate included: what
+        `optax.chain` takes, `optax.MultiSteps` too.
       gradients: the area of GC, or None for no GC.
       params: the area of WC, or None for no WC; see the warnings of `centralize_params`.
       axes: which axis is what; see `centralize`.
@@ -232,7 +244,7 @@ def centralized(
     References:
       Fuhl and Kasneci, 2020, Algorithms 2 and 3.
     """
-    if not isinstance(optimizer, tuple) or not hasattr(optimizer, "update"):
+    if not _is_transform(optimizer):
         raise TypeError(
             f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got "
             f"{optimizer!r}."
@@ -243,12 +255,21 @@ def centralized(
         links.insert(0, centralize_gradients(gradients, axes=axes, mask=mask))
     if params is not None:
         check_area(params, "params")
-        links.append(centralize_params(params, axes=axes, mask=mask))
+        warns = gradients is None  # GC has warned already.
+        links.append(
+            _transform_params("centralize_params", centralized_array, params, axes, mask, warns)
+        )
     return optax.with_extra_args_support(optax.chain(*links))
 
 
+def _is_transform(optimizer: object) -> bool:
+    # As `optax.chain` sees it: `optax.MultiSteps` is one without being a GradientTransformation.
+    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
+    return not isinstance(optimizer, type) and all(map(callable, methods))
+
+
 def _transform_params(
-    name: str, project: Project, area: Area, axes: Axes, mask: Mask
+    name: str, project: Project, area: Area, axes: Axes, mask: Mask, warns: bool = True
 ) -> optax.GradientTransformationExtraArgs:
     """A transform whose updates make the kernels `project(param + update)`.
 
@@ -279,14 +300,19 @@ def _transform_params(
             map(step_leaf, leaves, match(leaves, params, ("updates", "params")))
         ), state
 
-    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
+    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask, warns), update_fn)
 
 
-def _checking_init(area: Area, axes: Axes, mask: Mask) -> optax.TransformInitFn:
-    """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters."""
+def _checking_init(area: Area, axes: Axes, mask: Mask, warns: bool = True) -> optax.TransformInitFn:
+    """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters.
+
+    It warns of choices that are likely not meant.
+    """
 
     def init_fn(params):
-        select(params, area, axes, mask)
+        leaves, _ = select(params, area, axes, mask)
+        if warns:
+            warn_of_doubtful_choices(leaves)
         return optax.EmptyState()
 
     return init_fn

@@ -1,0 +1,175 @@
+"""What one layout for several leaves cannot vouch for, and therefore leaves alone."""
+
+import collections
+import math
+import sys
+from typing import Any
+
+from wcgc._axes import KernelAxes, LeftAlone
+from wcgc._lookup import Entry
+from wcgc._paths import Key, nodes, parts_of, path_of
+
+NO_KERNELS = (
+    "bias",
+    "biases",
+    "bias_n",
+    "b",
+    "offset",
+    "beta",
+    "scale",
+    "scales",
+    "gamma",
+    "alpha",
+    "negative_slope",
+    "embedding",
+    "embeddings",
+    "embed",
+    "token",
+    "cls",
+    "mean",
+    "var",
+    "variance",
+)
+"""Names of what is no kernel: those that Flax, Haiku, Equinox and Keras give, and their like.
+
+A parameter has such a name if the last part of its path is one of these, or ends with one after an
+underscore, as `pos_embedding`, `cls_token` and `moving_mean` do. Haiku's `b` counts beside a `w`
+alone: `lora_b` is a kernel, and so is the `b` of a pair.
+"""
+
+WORDS = frozenset(NO_KERNELS) - {"b"}
+BIASES = ("bias", "b")
+KERNELS_BESIDE_B = ("w", "w_i")
+SCALES = ("scale", "gamma", "offset", "beta")
+
+OF_EQUINOX = "Equinox's layout is (out, in, ...)"
+
+Shape = tuple[int, ...]
+Roles = tuple[tuple[int, ...], ...]
+"""The input, output, batch and spatial axes."""
+
+
+def vouched(
+    tree: Any, leaves: list[tuple[Key, Any]], entries: dict[Key, Entry]
+) -> dict[Key, Entry]:
+    """The entries, with a `LeftAlone` for each leaf that its layout cannot vouch for."""
+    layouts = {
+        key: entry.value
+        for key, entry in entries.items()
+        if entry.is_layout and isinstance(entry.value, KernelAxes)
+    }
+    if not layouts:
+        return entries
+    shapes = {key: tuple(leaf.shape) for key, leaf in leaves if hasattr(leaf, "shape")}
+    places = {parts_of(key) for key in shapes}
+    layers, equinox_kernels = _equinox_parameters(tree)
+    alone: dict[Key, Entry] = {}
+    for key, axes in layouts.items():
+        if key in layers:
+            alone[key] = _alone(f"{key[-1]} of {type(layers[key]).__name__}")
+        elif _names_no_kernel(parts_of(key), places):
+            alone[key] = _alone(f"named {parts_of(key)[-1]!r}")
+        elif key in equinox_kernels and (axes.in_axis, axes.out_axis) == (-2, -1):
+            alone[key] = _alone(OF_EQUINOX, doubted=True)
+    kernels = [
+        key for key in layouts if key not in alone and key in shapes and len(shapes[key]) > 1
+    ]
+    # A dictionary may have whole paths for keys, as Keras's variables give them.
+    of_layer = collections.Counter(parts_of(key)[:-1] for key in kernels)
+    biases = {
+        parts_of(key)[:-1]: shape for key, shape in shapes.items() if parts_of(key)[-1] in BIASES
+    }
+    stacks = _stacks(shapes, layers)
+    for key in kernels:
+        try:
+            roles = layouts[key].resolve(len(shapes[key]))
+        except ValueError:
+            continue  # These axes are refused where they are used.
+        layer = parts_of(key)[:-1]
+        bias = biases.get(layer) if of_layer[layer] == 1 else None
+        if bias is not None and not _fits(bias, shapes[key], roles):
+            alone[key] = _alone(f"its bias {bias} fits other axes", doubted=True)
+        elif norm := _norm_of_stack(key, shapes[key], roles, stacks):
+            alone[key] = _alone(f"stacked as {path_of(norm)!r} is", doubted=True)
+    return entries | alone
+
+
+def _alone(reason: str, doubted: bool = False) -> Entry:
+    return Entry(LeftAlone(reason), is_layout=True, doubted=doubted)
+
+
+def _equinox_parameters(tree: Any) -> tuple[dict[Key, Any], set[Key]]:
+    """The parameters of Equinox's layers that are no kernels, with their layers; and its kernels.
+
+    Their names do not tell: the scale of a norm and an embedding are called `weight` as well.
+    """
+    eqx = sys.modules.get("equinox")
+    if eqx is None:
+        return {}, set()
+    nn = eqx.nn
+    others = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm, nn.Embedding)
+    linear = (nn.Linear, nn.Conv, nn.ConvTranspose, nn.GRUCell, nn.LSTMCell)
+    layers: dict[Key, Any] = {}
+    kernels: set[Key] = set()
+    for key, layer in nodes(tree, others + linear):
+        if isinstance(layer, others):
+            layers |= {(*key, name): layer for name in ("weight", "bias")}
+        else:
+            kernels |= {(*key, name) for name in ("weight", "weight_ih", "weight_hh")}
+    return layers, kernels
+
+
+def _names_no_kernel(parts: Key, places: set[Key]) -> bool:
+    name = parts[-1]
+    if name == "b":
+        return any((*parts[:-1], kernel) in places for kernel in KERNELS_BESIDE_B)
+    return name in NO_KERNELS or name.rpartition("_")[2] in WORDS
+
+
+def _fits(bias: Shape, kernel: Shape, roles: Roles) -> bool:
+    """Whether a layer of this kernel and these axes has such a bias: one number per output."""
+    # With two axes there is nothing to mistake but the order, which the layout is there to tell. As
+    # many axes as the kernel has, the bias of Keras's GRU has: it is two in one array.
+    if len(kernel) < 3 or len(bias) >= len(kernel):
+        return True
+    _, out_axes, batch_axes, _ = roles
+    wanted = tuple(kernel[axis] for axis in sorted(out_axes + batch_axes))
+    # Equinox keeps the bias of a convolution as (out, 1, 1).
+    same = [size for size in bias if size != 1] == [size for size in wanted if size != 1]
+    return same or bias == (math.prod(wanted),)
+
+
+def _stacks(shapes: dict[Key, Shape], layers: dict[Key, Any]) -> dict[tuple[str, Shape], Key]:
+    """The axes of stacked layers that lead in the parameters of norms.
+
+    By the part of the model and the lengths of these axes, with the first norm that shows them.
+    """
+    stacks: dict[tuple[str, Shape], Key] = {}
+    for key, shape in shapes.items():
+        if key in layers:
+            of_one_layer = max(1, len(getattr(layers[key], "shape", ())))
+        elif parts_of(key)[-1] in SCALES:
+            of_one_layer = 1
+        else:
+            continue
+        if len(shape) > of_one_layer:
+            stacks.setdefault((_part_of_model(key), shape[: len(shape) - of_one_layer]), key)
+    return stacks
+
+
+def _norm_of_stack(
+    key: Key, shape: Shape, roles: Roles, stacks: dict[tuple[str, Shape], Key]
+) -> Key | None:
+    """The norm that shows this kernel's leading axes to be stacked, if its axes do not say so."""
+    batch_axes = roles[2]
+    for count in range(1, len(shape) - 1):
+        norm = stacks.get((_part_of_model(key), shape[:count]))
+        if norm is not None and not set(range(count)) <= set(batch_axes):
+            return norm
+    return None
+
+
+def _part_of_model(key: Key) -> str:
+    """The first part of the path, less Linen's `params`; empty for a leaf that has no other."""
+    above = parts_of(key)[:-1]
+    return next((part for part in above if part != "params"), "")
