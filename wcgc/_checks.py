@@ -40,3 +40,8 @@ def check_eps(eps: Scalar) -> None:
 def check_norm(norm: Scalar) -> None:
     """Rejects what cannot be the norm of a slice."""
     check_number("norm", norm, "positive", lambda value: bool(value > 0))
+
+
+def check_strength(strength: Scalar) -> None:
+    """Rejects what cannot be the share of a mean."""
+    check_number("strength", strength, "between 0 and 1", lambda value: bool(0 <= value <= 1))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from wcgc._axes import FLAX, Area
-from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._checks import Scalar, check_eps, check_norm, check_strength
 from wcgc._selection import Axes, Leaf, Mask, select
 
 DEFAULT_EPS = 1e-10
@@ -23,9 +23,15 @@ def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.mean(x, axis=axes, keepdims=True)
 
 
-def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """`x` less its mean over `axes`."""
-    return x - slice_mean(x, axes)
+def centralized_array(x: jax.Array, axes: tuple[int, ...], strength: Scalar = 1.0) -> jax.Array:
+    """`x` less the share `strength` of its mean over `axes`."""
+    # What is known to be all or nothing is not multiplied, and nothing is not even computed.
+    if isinstance(strength, int | float) and strength in (0, 1):
+        return x - slice_mean(x, axes) if strength else x
+    mean = slice_mean(x, axes)
+    share = _like(strength, mean)
+    # Not 0 times the mean, which is NaN where the sum is out of range.
+    return x - jnp.where(share == 0, jnp.zeros_like(mean), share * mean)
 
 
 def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
@@ -41,18 +47,34 @@ def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.
 
 
 def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.Array:
-    """`x` with Euclidean norm `norm` over `axes`; zero slices stay zero."""
+    """`x` with Euclidean norm `norm` over `axes`, one for all slices or one for each.
+
+    Zero slices stay zero.
+    """
     x = x * _scale(x, axes).astype(x.dtype)
-    size = math.prod(x.shape[axis] for axis in axes)
-    length = _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
+    length = _norm(x, axes)
     return x * (_like(norm, length) / _one_where(length == 0, length)).astype(x.dtype)
 
 
-def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None) -> Any:
+def slice_norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The Euclidean norm over `axes`, kept as axes of length 1, where it is in range."""
+    scale = _scale(x, axes)
+    return _norm(x * scale.astype(x.dtype), axes) / scale
+
+
+def centralize(
+    tree: Any,
+    area: Area = "tensor",
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+    strength: Scalar = 1.0,
+) -> Any:
     r"""Subtracts from each kernel its slice means: WC (Eq. 2) on weights, GC (Eq. 4) on gradients.
 
-    For every slice :math:`W_j` of the area, :math:`W_j \leftarrow W_j - \overline{W_j}`. This is
-    the orthogonal projection onto the kernels whose slices sum to zero.
+    For every slice :math:`W_j` of the area, :math:`W_j \leftarrow W_j - s \overline{W_j}` with
+    s = `strength`. With s = 1, the default, this is the orthogonal projection onto the kernels
+    whose slices sum to zero.
 
     Means are accumulated in float32 for 16-bit leaves and in the leaf's precision otherwise. With
     `eps` the machine epsilon of the leaf's dtype and `eps_acc` that of the accumulation, the mean
@@ -78,14 +100,17 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
         `mask`.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
+      strength: the share of the mean that is removed, from 0, nothing, to 1, all of it. It may be
+        traced. Below 1 the mean that is left is `1 - strength` times what it was.
 
     Returns:
       A tree of the same structure, shapes and dtypes.
 
     Raises:
-      TypeError: `axes` or `mask` holds something else than documented.
-      ValueError: `area` is none of the four, or `axes` or `mask` does not match the tree or names
-        an axis that a leaf lacks.
+      TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
+        number.
+      ValueError: `area` is none of the four, `axes` or `mask` does not match the tree or names an
+        axis that a leaf lacks, or `strength` is not between 0 and 1.
 
     Example:
       >>> import jax.numpy as jnp, wcgc
@@ -97,9 +122,14 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
 
     References:
       Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
-      <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 2 and 4; the areas are those of Table 2.
+      <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 2 and 4; the areas are those of Table 2. On
+      gradients, strengths below 1 are `Scaled Gradient Mean Subtraction
+      <https://openreview.net/forum?id=UMH1bP9XhO>`_, 2025.
     """
-    return map_kernels(centralized_array, tree, area, axes, mask)
+    check_strength(strength)
+    return map_kernels(
+        functools.partial(centralized_array, strength=strength), tree, area, axes, mask
+    )
 
 
 def standardize(
@@ -232,6 +262,12 @@ def _scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _smallest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The smallest entry of each slice; of complex ones, the first in lexicographic order."""
     return jax.lax.stop_gradient(jnp.min(x, axis=axes, keepdims=True))
+
+
+def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The Euclidean norm over `axes` of slices whose squares are in range."""
+    size = math.prod(x.shape[axis] for axis in axes)
+    return _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
 
 
 def _root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
