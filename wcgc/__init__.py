@@ -8,6 +8,7 @@ from wcgc._explain import explain
 from wcgc._measure import measure
 from wcgc._paths import by_path
 from wcgc._projections import centralize, normalize, standardize
+from wcgc._rms_norm import layer_norm_to_rms_norm
 from wcgc._transforms import (
     centralize_gradients,
     centralize_params,
@@ -30,6 +31,7 @@ __all__ = [
     "centralize_params",
     "centralized",
     "explain",
+    "layer_norm_to_rms_norm",
     "measure",
     "normalize",
     "normalize_params",
