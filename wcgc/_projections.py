@@ -100,8 +100,9 @@ def centralize(
         `mask`.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
-      strength: the share of the mean that is removed, from 0, nothing, to 1, all of it. It may be
-        traced. Below 1 the mean that is left is `1 - strength` times what it was.
+      strength: the share of the mean that is removed, from 0, nothing, to 1, all of it. Below 1 the
+        mean that is left is `1 - strength` times what it was. It may be traced; a traced 1 can
+        differ from the number 1 in the last bit.
 
     Returns:
       A tree of the same structure, shapes and dtypes.
