@@ -204,8 +204,8 @@ def projection(function):
     return project
 
 
-def on_gradients(kernel, x):
-    tx = wcgc.centralize_gradients(kernel.area, **dict(kernel.axes))
+def on_gradients(kernel, x, **options):
+    tx = wcgc.centralize_gradients(kernel.area, **dict(kernel.axes), **options)
     return tx.update(x, tx.init(x))[0]
 
 
@@ -235,6 +235,7 @@ FUNCTIONS = {
     "centralize_params": on_params(wcgc.centralize_params),
     "standardize_params": on_params(wcgc.standardize_params),
     "normalize_params": on_params(wcgc.normalize_params),
+    "keep_norms_of_params": on_params(functools.partial(wcgc.normalize_params, norm="keep")),
     "centralize_error": on_error(wcgc.centralize_error),
     "standardize_error": on_error(wcgc.standardize_error),
 }
@@ -332,6 +333,46 @@ class TestCentralize:
         m = kernel.largest(once)
         bound = mean_bound(kernel, kernel.largest(wide(x))) + mean_bound(kernel, m)
         assert_within(twice, once, bound, where=in_range(kernel, kernel.slice_size * m))
+
+
+STRENGTH = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)
+
+
+class TestStrength:
+    @pytest.mark.parametrize("name", ["centralize", "centralize_gradients"])
+    @hypothesis.given(example=kernels(), strength=STRENGTH)
+    def test_agrees_with_the_definition(self, name, example, strength):
+        strength = float(np.float32(strength))
+        kernel, x = example
+        result = run(name, kernel, x, strength=strength)
+        self.check(kernel, result, strength, wide(x), kernel.largest(wide(x)), 0)
+
+    @hypothesis.given(example=kernels(arrays=2), strength=STRENGTH)
+    def test_of_params_agrees_with_the_definition(self, example, strength):
+        strength = float(np.float32(strength))
+        kernel, updates, params = example
+        result = run("centralize_params", kernel, updates, params, strength=strength)
+        updates, params = wide(updates), wide(params)
+        m = kernel.largest(updates) + kernel.largest(params)
+        self.check(kernel, result, strength, params + updates, m, params)
+
+    def check(self, kernel, result, strength, x, m, params):
+        removed = functools.partial(reference.centralize, strength=wide(strength))
+        expected = kernel.each_slice(removed, x) - params
+        # The product with the strength is rounded, and with the params their sum and difference.
+        bound = centring_bound(kernel, m, expected) + 4 * wide(kernel.accumulated.eps) * m
+        summable = in_range(kernel, kernel.slice_size * m) | (strength == 0)
+        assert_within(result, expected, bound, where=summable & fits(kernel, expected))
+
+    @pytest.mark.parametrize("name", ["centralize", "centralize_gradients"])
+    @hypothesis.given(example=kernels())
+    def test_0_is_the_identity(self, name, example):
+        """But for what XLA takes for zero."""
+        kernel, x = example
+        result = run_in_dtype(name, kernel, x, strength=0.0)
+        normal = np.abs(wide(x)) >= wide(kernel.accumulated.tiny)
+        np.testing.assert_array_equal(result[normal], x[normal])
+        assert not np.any(wide(result)[~normal] > kernel.accumulated.tiny)
 
 
 def standardizing_bound(kernel, x, y, eps):
@@ -485,7 +526,30 @@ class TestParams:
             functools.partial(normalizing_bound, norm=norm),
         )
 
-    def check(self, kernel, result, updates, params, definition, bound_on):
+    @hypothesis.given(kernels(arrays=2))
+    def test_of_kept_norms(self, example):
+        kernel, updates, params = example
+        result = run("keep_norms_of_params", kernel, updates, params)
+        largest = kernel.largest(wide(params))
+        norm = np.sqrt(np.sum(np.abs(wide(params)) ** 2, axis=kernel.spanned, keepdims=True))
+        # Slices whose norm the dtype cannot hold have none to be kept.
+        in_reach = (largest == 0) | (largest >= 2 * wide(kernel.accumulated.tiny))
+        in_reach &= norm < 0.999 * wide(kernel.accumulated.max)
+        self.check(
+            kernel,
+            result,
+            updates,
+            params,
+            lambda kernel, x: norm * normalized(kernel, x, 1.0),
+            # Twice, since the norm to be kept is rounded like the one that it replaces.
+            lambda kernel, x, y: (
+                np.where(in_reach, normalizing_bound(kernel, x, y, norm), np.inf)
+                + rounding_bound(kernel, y)
+            ),
+            where=in_reach,
+        )
+
+    def check(self, kernel, result, updates, params, definition, bound_on, where=True):
         accumulated = np.result_type(params.dtype, np.float32)
         with np.errstate(over="ignore"):
             stepped = wide(params.astype(accumulated) + updates.astype(accumulated))
@@ -495,7 +559,7 @@ class TestParams:
         expected = y - wide(params)
         bound = bound_on(kernel, stepped, y) + rounding_bound(kernel, expected)
         bound = np.where(whole, bound, np.inf)
-        assert_within(result, expected, bound, where=whole & fits(kernel, expected))
+        assert_within(result, expected, bound, where=where & whole & fits(kernel, expected))
 
 
 NOT_FINITE = st.sampled_from([np.nan, np.inf, -np.inf])

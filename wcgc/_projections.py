@@ -58,8 +58,10 @@ def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.A
 
 def slice_norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The Euclidean norm over `axes`, kept as axes of length 1, where it is in range."""
-    scale = _scale(x, axes)
-    return _norm(x * scale.astype(x.dtype), axes) / scale
+    length = _norm(x * _scale(x, axes).astype(x.dtype), axes)
+    mantissa, largest = _mantissa(x, axes)
+    # Not divided by the scale: of that XLA makes a product with the largest, which is out of range.
+    return length * (largest / (4 * mantissa))
 
 
 def centralize(
@@ -251,13 +253,18 @@ def _scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     Scaling by it is exact, and keeps sums and squares from overflowing or vanishing. The results do
     not depend on it, so neither do their derivatives. For slices of zeros it is some finite number.
     """
+    mantissa, largest = _mantissa(x, axes)
+    # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
+    return 4 * mantissa / largest
+
+
+def _mantissa(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The mantissa of the largest entry of each slice, from 0.5 to 1, and that entry; 1 for 0."""
     x = jax.lax.stop_gradient(x)
     magnitude = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if jnp.iscomplexobj(x) else jnp.abs(x)
     largest = jnp.max(magnitude, axis=axes, keepdims=True)
     largest = _one_where(largest == 0, largest)
-    mantissa, _ = jnp.frexp(largest)
-    # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
-    return 4 * mantissa / largest
+    return jnp.frexp(largest)[0], largest
 
 
 def _smallest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
