@@ -118,12 +118,10 @@ class TestOutputEmbeddingCentring:
     def test_adam_moves_the_mean_and_sgd_does_not(self):
         """The softmax's gradients sum to zero over the vocabulary. Adam's updates do not."""
         start = wcgc.centralize(transformers.nnx_params(), "channel", axes=UNTIED)
-        for optimizer, moves in ((optax.sgd(0.1, momentum=0.9), False), (optax.adam(0.1), True)):
-            tx = optimizer
+        loss = functools.partial(transformers.loss, transformers.nnx_apply())
+        gradient = jax.jit(jax.grad(loss))
+        for tx, moves in ((optax.sgd(0.1, momentum=0.9), False), (optax.adam(0.1), True)):
             params, state = start, tx.init(start)
-            gradient = jax.jit(
-                jax.grad(functools.partial(transformers.loss, transformers.nnx_apply()))
-            )
             for seed in range(3):
                 grads = gradient(params, transformers.some_tokens(seed))
                 updates, state = tx.update(grads, state, params)
@@ -195,17 +193,19 @@ class TestMeansOfGradients:
 class TestAnswers:
     """To what people ask."""
 
-    params = {"kernel": jnp.array([[1.0, -2.0], [-1.0, 2.0]])}  # noqa: RUF012
-    grads = {"kernel": jnp.array([[10.0, 10.0], [12.0, 10.0]])}  # noqa: RUF012
+    @pytest.fixture
+    def params(self):
+        return {"kernel": jnp.array([[1.0, -2.0], [-1.0, 2.0]])}
 
     def means(self, params):
         return np.abs(np.mean(params["kernel"], axis=0))
 
     def test_clip_behind_gc(self):
         """In front, it is the mean that decides how much is clipped."""
+        grads = {"kernel": jnp.array([[10.0, 10.0], [12.0, 10.0]])}
         clip, gc = optax.clip_by_global_norm(2.0), wcgc.centralize_gradients()
-        behind = optax.chain(gc, clip).update(self.grads, (optax.EmptyState(),) * 2)[0]
-        before = optax.chain(clip, gc).update(self.grads, (optax.EmptyState(),) * 2)[0]
+        behind = optax.chain(gc, clip).update(grads, (optax.EmptyState(),) * 2)[0]
+        before = optax.chain(clip, gc).update(grads, (optax.EmptyState(),) * 2)[0]
         np.testing.assert_allclose(behind["kernel"], [[-1.0, 0.0], [1.0, 0.0]])
         assert np.linalg.norm(before["kernel"]) < 0.15
         # Clipped entry by entry, what is centred does not stay so.
@@ -232,31 +232,30 @@ class TestAnswers:
         y = jnp.array([[1.0, 2.0], [0.0, 1.0], [2.0, 2.0]])
         return jnp.mean((x @ params["kernel"] - y) ** 2)
 
-    def test_lbfgs_from_centred_weights(self):
+    def test_lbfgs_from_centred_weights(self, params):
         """Its steps are sums of the gradients and steps so far, which stay centred."""
         tx = optax.chain(wcgc.centralize_gradients(), optax.lbfgs())
-        params, _ = self.run(tx, wcgc.centralize(self.params), self.loss)
-        np.testing.assert_allclose(self.means(params), 0, atol=1e-6)
+        end, _ = self.run(tx, wcgc.centralize(params), self.loss)
+        np.testing.assert_allclose(self.means(end), 0, atol=1e-6)
         # It is at the minimum that centred weights can reach.
-        gradient = wcgc.centralize(jax.grad(self.loss)(params))
+        gradient = wcgc.centralize(jax.grad(self.loss)(end))
         np.testing.assert_allclose(gradient["kernel"], 0, atol=1e-4)
-        assert np.max(self.means(self.run(optax.lbfgs(), self.params, self.loss)[0])) > 0.1
+        assert np.max(self.means(self.run(optax.lbfgs(), params, self.loss)[0])) > 0.1
 
-    def test_schedule_free_with_centralization_inside(self):
+    def test_schedule_free_with_centralization_inside(self, params):
         tx = optax.contrib.schedule_free(wcgc.centralized(optax.sgd(0.05)), 0.05)
-        params, state = self.run(
-            optax.with_extra_args_support(tx), wcgc.centralize(self.params), self.loss
-        )
-        np.testing.assert_allclose(self.means(params), 0, atol=1e-6)
-        averaged = optax.contrib.schedule_free_eval_params(state, params)
+        start = wcgc.centralize(params)
+        end, state = self.run(optax.with_extra_args_support(tx), start, self.loss)
+        np.testing.assert_allclose(self.means(end), 0, atol=1e-6)
+        averaged = optax.contrib.schedule_free_eval_params(state, end)
         np.testing.assert_allclose(self.means(averaged), 0, atol=1e-6)
-        assert np.max(np.abs(params["kernel"] - self.params["kernel"])) > 0.1
+        assert np.max(np.abs(end["kernel"] - start["kernel"])) > 0.1
 
-    def test_sharpness_aware_with_centralization_inside(self):
+    def test_sharpness_aware_with_centralization_inside(self, params):
         """Every second step, when the weights are not those of the adversary, they are centred."""
         adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.1))
         tx = optax.contrib.sam(wcgc.centralized(optax.sgd(0.05)), adversary)
-        params, state = wcgc.centralize(self.params), None
+        params = wcgc.centralize(params)
         state = tx.init(params)
         means = []
         for _ in range(4):

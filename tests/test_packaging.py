@@ -79,7 +79,7 @@ def test_the_source_distribution_holds_all_that_its_tests_need(dist, sources):
         held = {name.partition("/")[2] for name in tar.getnames()}
     kept = {
         str(path.relative_to(sources))
-        for folder in ("wcgc", "tests", "examples", "notebooks")
+        for folder in ("wcgc", "tests", "examples", "docs", "notebooks")
         for path in (sources / folder).rglob("*")
         if path.is_file()
     }

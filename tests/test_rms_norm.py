@@ -76,31 +76,33 @@ def assert_trees_close(ours, theirs):
 
 
 class TestFunctionIsKept:
-    tokens = transformers.some_tokens(99)
+    @pytest.fixture
+    def tokens(self):
+        return transformers.some_tokens(99)
 
     @pytest.mark.parametrize("steps", [0, 30], ids=["before training", "after training"])
-    def test_of_a_transformer(self, framework, steps):
+    def test_of_a_transformer(self, framework, steps, tokens):
         make_params, layer_norm, rms_norm = framework
         params = make_params()
         if steps:
             params = trained(layer_norm, params, steps)
             assert np.min(np.abs(params["norm"]["bias"])) > 1e-3
-        expected = layer_norm(params, self.tokens)
+        expected = layer_norm(params, tokens)
         assert np.std(expected) > 0.1
         rms_params = to_rms_norm(params)
-        np.testing.assert_allclose(rms_norm(rms_params, self.tokens), expected, atol=1e-5, rtol=0)
-        np.testing.assert_allclose(layer_norm(rms_params, self.tokens), expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(rms_norm(rms_params, tokens), expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(layer_norm(rms_params, tokens), expected, atol=1e-5, rtol=0)
         # The parameters as they were do something else there.
-        assert np.max(np.abs(rms_norm(params, self.tokens) - expected)) > 0.1
+        assert np.max(np.abs(rms_norm(params, tokens) - expected)) > 0.1
 
-    def test_in_float64_to_rounding(self, framework, x64):
+    def test_in_float64_to_rounding(self, framework, x64, tokens):
         make_params, layer_norm, rms_norm = framework
         rng = np.random.default_rng(0)
         params = jax.tree.map(
             lambda leaf: jnp.asarray(leaf + rng.normal(0.5, 0.5, leaf.shape)), make_params()
         )
-        expected = layer_norm(params, self.tokens)
-        result = rms_norm(to_rms_norm(params), self.tokens)
+        expected = layer_norm(params, tokens)
+        result = rms_norm(to_rms_norm(params), tokens)
         assert result.dtype == jnp.float64
         np.testing.assert_allclose(result, expected, atol=1e-12, rtol=0)
 
@@ -135,7 +137,7 @@ class TestFunctionIsKept:
         ):
             np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
 
-    def test_of_the_model_s_own_state(self):
+    def test_of_the_model_s_own_state(self, tokens):
         """With the axes read off the model, and under jit."""
         model = transformers.Model(seed=1)
         params = nnx.state(model, nnx.Param)
@@ -145,7 +147,7 @@ class TestFunctionIsKept:
         )
         rms_model = transformers.Model(nnx.RMSNorm)
         nnx.update(rms_model, convert(params))
-        np.testing.assert_allclose(rms_model(self.tokens), model(self.tokens), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(rms_model(tokens), model(tokens), atol=1e-5, rtol=0)
 
     def test_of_an_equinox_network(self):
         """Kernels (out, in), whose module holds functions beside arrays."""
