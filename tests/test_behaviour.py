@@ -532,6 +532,33 @@ STRONG = {
 """What has a strength, from params, gradients and options to new gradients or updates."""
 
 
+def test_layer_norm_to_rms_norm_is_what_the_paper_writes(rng, x64):
+    """Centred over the features, and the norm's bias in the reader's, in float64."""
+    width, hidden = 4, 3
+    params = {
+        "embed": rng.normal(1.0, 1.0, (5, width)),
+        "norm": {"scale": rng.normal(size=width), "bias": rng.normal(size=width)},
+        "up": {"kernel": rng.normal(size=(width, hidden)), "bias": rng.normal(size=hidden)},
+        "down": {"kernel": rng.normal(1.0, 1.0, (hidden, width)), "bias": rng.normal(size=width)},
+    }
+    result = wcgc.layer_norm_to_rms_norm(params, ("embed", "down"), {"norm": "up"})
+    # I - 1/n, from the right: the projection onto what sums to zero.
+    projection = np.eye(width) - np.ones((width, width)) / width
+    expected = {
+        "embed": params["embed"] @ projection,
+        "norm": {"scale": params["norm"]["scale"], "bias": np.zeros(width)},
+        "up": {
+            "kernel": params["up"]["kernel"],
+            "bias": params["up"]["bias"] + params["norm"]["bias"] @ params["up"]["kernel"],
+        },
+        "down": {
+            "kernel": params["down"]["kernel"] @ projection,
+            "bias": params["down"]["bias"] @ projection,
+        },
+    }
+    assert_trees_close(result, expected, atol=1e-12)
+
+
 class TestStrength:
     """That 1 is what was there before, and 0 nothing."""
 

@@ -562,6 +562,85 @@ class TestParams:
         assert_within(result, expected, bound, where=where & whole & fits(kernel, expected))
 
 
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Sizes of a network whose embeddings a norm hands on to one kernel, and where its axes lie."""
+
+    width: int
+    outputs: int
+    batch: int | None
+    swapped: bool
+    dtype: str
+
+    @property
+    def axes(self):
+        batch = () if self.batch is None else 0
+        return wcgc.KernelAxes(-1, -2, batch) if self.swapped else wcgc.KernelAxes(-2, -1, batch)
+
+    def shape(self, *sizes):
+        return sizes if self.batch is None else (self.batch, *sizes)
+
+
+STREAMS = st.sampled_from(
+    [
+        Stream(width, outputs, batch, swapped, dtype)
+        for width, outputs in ((1, 3), (2, 1), (5, 4))
+        for batch, swapped in ((None, False), (None, True), (2, False), (3, True))
+        for dtype in ("float32", "float64", "bfloat16")
+    ]
+)
+
+
+def stream_outputs(params, stream, centre):
+    """The kernel's outputs behind LayerNorm, or behind RMSNorm, in NumPy's widest precision."""
+    x = wide(params["embed"])
+    x = x - x.mean(-1, keepdims=True) if centre else x
+    normed = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + wide(0.1))
+
+    def between(leaf):
+        return np.expand_dims(wide(leaf), -2)
+
+    normed = normed * between(params["norm"]["scale"]) + between(params["norm"]["bias"])
+    kernel = wide(params["head"]["kernel"])
+    kernel = np.swapaxes(kernel, -1, -2) if stream.swapped else kernel
+    return normed @ kernel + between(params["head"]["bias"])
+
+
+@hypothesis.given(STREAMS, st.integers(0, 2**32 - 1), st.floats(-3, 3))
+def test_rms_norm_does_what_layer_norm_did(stream, seed, exponent):
+    rng = np.random.default_rng(seed)
+    kernel_shape = (stream.width, stream.outputs)
+    shapes = {
+        "embed": stream.shape(7, stream.width),
+        "norm": {"scale": stream.shape(stream.width), "bias": stream.shape(stream.width)},
+        "head": {
+            "kernel": stream.shape(*(kernel_shape[::-1] if stream.swapped else kernel_shape)),
+            "bias": stream.shape(stream.outputs),
+        },
+    }
+    params = jax.tree.map(
+        lambda shape: (10.0**exponent * rng.normal(1, 1, shape)).astype(stream.dtype),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    axes = {"embed": None, "norm": None, "head": {"kernel": stream.axes, "bias": None}}
+    result = wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "head"}, axes=axes)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), result) == (
+        jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    )
+    expected = stream_outputs(params, stream, centre=True)
+    largest = jax.tree.map(lambda x: np.max(np.abs(wide(x))), params)
+    # Rounding moves an embedding by eps times its size, its root mean square being at least the
+    # root of 0.1, and the bias by eps times the sum that it takes part in.
+    gain = largest["norm"]["scale"] * largest["head"]["kernel"] * stream.width
+    shift = largest["norm"]["bias"] * largest["head"]["kernel"] * stream.width
+    size = gain * largest["embed"] / np.sqrt(0.1) + shift + largest["head"]["bias"]
+    bound = 4 * stream.width * wide(jnp.finfo(stream.dtype).eps) * size
+    np.testing.assert_array_less(
+        np.abs(stream_outputs(result, stream, centre=False) - expected), bound
+    )
+
+
 NOT_FINITE = st.sampled_from([np.nan, np.inf, -np.inf])
 
 

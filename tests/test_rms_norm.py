@@ -4,6 +4,7 @@ import functools
 
 import equinox as eqx
 import flax.linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,6 +201,36 @@ class TestFunctionIsKept:
         rms_network = eqx.tree_at(lambda n: (n.norm, n.final), converted, norms)
         for token in range(5):
             np.testing.assert_allclose(rms_network(token), network(token), atol=1e-5, rtol=0)
+
+    def test_of_a_haiku_network(self):
+        """Kernels w, biases b, and slashes in the names of modules."""
+
+        def network(norm):
+            def apply(tokens):
+                x = hk.Embed(5, 6)(tokens)
+                hidden = hk.Linear(7)(norm(name="norm1")(x))
+                x += hk.Linear(6, name="down")(jax.nn.gelu(hidden))
+                return hk.Linear(5, name="head")(norm(name="norm2")(x))
+
+            return hk.without_apply_rng(hk.transform(apply))
+
+        def layer_norm(name):
+            return hk.LayerNorm(-1, create_scale=True, create_offset=True, name=name)
+
+        def rms_norm(name):
+            return hk.RMSNorm(-1, eps=1e-5, name=name)
+
+        tokens, rng = jnp.arange(5), np.random.default_rng(0)
+        params = network(layer_norm).init(jax.random.key(0), tokens)
+        params = jax.tree.map(
+            lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32), params
+        )
+        converted = wcgc.layer_norm_to_rms_norm(
+            params, ("embed", "down"), {"norm1": "linear/", "norm2": "head/"}
+        )
+        expected = network(layer_norm).apply(params, tokens)
+        result = network(rms_norm).apply(converted, tokens)
+        np.testing.assert_allclose(result, expected, atol=1e-5, rtol=0)
 
     def test_a_convolution_that_writes_keeps_its_shape_in_space(self):
         """The mean is that over the outputs, for each place of the mask."""

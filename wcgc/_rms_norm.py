@@ -15,8 +15,8 @@ from wcgc._roles import Norm, Rules, assign, listed
 from wcgc._selection import Axes, select
 
 SCALES = ("scale", "weight", "gamma")
-BIASES = ("bias", "offset", "beta")
-"""What Flax, Haiku, Equinox and Keras call the parameters of LayerNorm."""
+BIASES = ("bias", "offset", "beta", "b")
+"""What Flax, Haiku, Equinox and Keras call the parameters of LayerNorm and of what reads it."""
 
 
 @dataclasses.dataclass(frozen=True)
