@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import transformers
+import tiny_transformers
 from flax import nnx
 
 import wcgc
@@ -108,8 +108,8 @@ class TestOutputEmbeddingCentring:
             np.testing.assert_allclose(result["other"], stepped, atol=1e-12, rtol=0)
 
     def test_of_an_untied_head_changes_no_probability(self):
-        params, tokens = transformers.nnx_params(), transformers.some_tokens(1)
-        apply = transformers.nnx_apply()
+        params, tokens = tiny_transformers.nnx_params(), tiny_transformers.some_tokens(1)
+        apply = tiny_transformers.nnx_apply()
         centred = wcgc.centralize(params, "channel", axes=UNTIED)
         before, after = (jax.nn.softmax(apply(tree, tokens)) for tree in (params, centred))
         np.testing.assert_allclose(after, before, atol=1e-6)
@@ -117,13 +117,13 @@ class TestOutputEmbeddingCentring:
 
     def test_adam_moves_the_mean_and_sgd_does_not(self):
         """The softmax's gradients sum to zero over the vocabulary. Adam's updates do not."""
-        start = wcgc.centralize(transformers.nnx_params(), "channel", axes=UNTIED)
-        loss = functools.partial(transformers.loss, transformers.nnx_apply())
+        start = wcgc.centralize(tiny_transformers.nnx_params(), "channel", axes=UNTIED)
+        loss = functools.partial(tiny_transformers.loss, tiny_transformers.nnx_apply())
         gradient = jax.jit(jax.grad(loss))
         for tx, moves in ((optax.sgd(0.1, momentum=0.9), False), (optax.adam(0.1), True)):
             params, state = start, tx.init(start)
             for seed in range(3):
-                grads = gradient(params, transformers.some_tokens(seed))
+                grads = gradient(params, tiny_transformers.some_tokens(seed))
                 updates, state = tx.update(grads, state, params)
                 params = optax.apply_updates(params, updates)
             mean = np.max(np.abs(np.mean(params["head"]["kernel"], axis=1)))
@@ -151,11 +151,11 @@ class TestMeansOfGradients:
         rng = np.random.default_rng(0)
         params = jax.tree.map(
             lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32),
-            transformers.nnx_params(**options),
+            tiny_transformers.nnx_params(**options),
         )
-        axes = wcgc.axes_of(transformers.Model(**options))
-        loss = functools.partial(transformers.loss, transformers.nnx_apply(**options))
-        grads = jax.jit(jax.grad(loss))(params, transformers.some_tokens(0, sequences=32))
+        axes = wcgc.axes_of(tiny_transformers.Model(**options))
+        loss = functools.partial(tiny_transformers.loss, tiny_transformers.nnx_apply(**options))
+        grads = jax.jit(jax.grad(loss))(params, tiny_transformers.some_tokens(0, sequences=32))
         return {area: removed(grads, area, axes) for area in ("tensor", "channel")}
 
     def test_over_the_inputs_behind_a_norm(self, measured, scaled):
@@ -181,10 +181,10 @@ class TestMeansOfGradients:
                 assert share > 1e-3, path
 
     def test_under_rms_norm_the_stream_s_error_has_a_mean(self):
-        loss = functools.partial(transformers.loss, transformers.nnx_apply(nnx.RMSNorm))
-        params = transformers.nnx_params(norm=nnx.RMSNorm)
-        grads = jax.jit(jax.grad(loss))(params, transformers.some_tokens(0, sequences=32))
-        axes = wcgc.axes_of(transformers.Model(nnx.RMSNorm))
+        loss = functools.partial(tiny_transformers.loss, tiny_transformers.nnx_apply(nnx.RMSNorm))
+        params = tiny_transformers.nnx_params(norm=nnx.RMSNorm)
+        grads = jax.jit(jax.grad(loss))(params, tiny_transformers.some_tokens(0, sequences=32))
+        axes = wcgc.axes_of(tiny_transformers.Model(nnx.RMSNorm))
         for path, share in removed(grads, "channel", axes).items():
             if path.endswith(("out", "down")):
                 assert share > 1e-3, path

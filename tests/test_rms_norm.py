@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import transformers
+import tiny_transformers
 from flax import nnx
 
 import wcgc
@@ -36,14 +36,14 @@ to_rms_norm = functools.partial(
 
 FRAMEWORKS = {
     "NNX": (
-        transformers.nnx_params,
-        transformers.nnx_apply(),
-        transformers.nnx_apply(nnx.RMSNorm),
+        tiny_transformers.nnx_params,
+        tiny_transformers.nnx_apply(),
+        tiny_transformers.nnx_apply(nnx.RMSNorm),
     ),
     "Linen": (
-        transformers.linen_params,
-        transformers.linen_apply(),
-        transformers.linen_apply(nn.RMSNorm),
+        tiny_transformers.linen_params,
+        tiny_transformers.linen_apply(),
+        tiny_transformers.linen_apply(nn.RMSNorm),
     ),
 }
 
@@ -55,13 +55,13 @@ def framework(request):
 
 def trained(apply, params, steps=30):
     tx = optax.adam(1e-2)
-    batches = jnp.stack([transformers.some_tokens(seed) for seed in range(steps)])
+    batches = jnp.stack([tiny_transformers.some_tokens(seed) for seed in range(steps)])
 
     @jax.jit
     def run(params):
         def step(carry, tokens):
             params, state = carry
-            grads = jax.grad(functools.partial(transformers.loss, apply))(params, tokens)
+            grads = jax.grad(functools.partial(tiny_transformers.loss, apply))(params, tokens)
             updates, state = tx.update(grads, state, params)
             return (optax.apply_updates(params, updates), state), None
 
@@ -79,7 +79,7 @@ def assert_trees_close(ours, theirs):
 class TestFunctionIsKept:
     @pytest.fixture
     def tokens(self):
-        return transformers.some_tokens(99)
+        return tiny_transformers.some_tokens(99)
 
     @pytest.mark.parametrize("steps", [0, 30], ids=["before training", "after training"])
     def test_of_a_transformer(self, framework, steps, tokens):
@@ -109,7 +109,7 @@ class TestFunctionIsKept:
 
     def test_of_blocks_stacked_for_a_scan(self):
         """Their parameters have a first axis that numbers the blocks."""
-        params = trained(transformers.nnx_apply(), transformers.nnx_params())
+        params = trained(tiny_transformers.nnx_apply(), tiny_transformers.nnx_params())
 
         def stacked(tree):
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), *tree["blocks"].values())
@@ -140,13 +140,13 @@ class TestFunctionIsKept:
 
     def test_of_the_model_s_own_state(self, tokens):
         """With the axes read off the model, and under jit."""
-        model = transformers.Model(seed=1)
+        model = tiny_transformers.Model(seed=1)
         params = nnx.state(model, nnx.Param)
         axes = wcgc.axes_of(model)
         convert = jax.jit(
             lambda params: wcgc.layer_norm_to_rms_norm(params, WRITERS, NORMS, axes=axes)
         )
-        rms_model = transformers.Model(nnx.RMSNorm)
+        rms_model = tiny_transformers.Model(nnx.RMSNorm)
         nnx.update(rms_model, convert(params))
         np.testing.assert_allclose(rms_model(tokens), model(tokens), atol=1e-5, rtol=0)
 
@@ -262,7 +262,7 @@ class TestTree:
         np.testing.assert_array_equal(result["head"]["bias"], np.full(3, 3.0))
 
     def test_twice_is_once(self):
-        params = trained(transformers.nnx_apply(), transformers.nnx_params(), 5)
+        params = trained(tiny_transformers.nnx_apply(), tiny_transformers.nnx_params(), 5)
         once = to_rms_norm(params)
         assert_trees_close(to_rms_norm(once), once)
 
@@ -274,6 +274,45 @@ class TestTree:
         }
         result = wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "head"})
         assert result["head"] is params["head"]
+
+
+class TestRules:
+    """Which rule decides, and how a norm's path becomes part of its readers' rule."""
+
+    def tree(self, *names):
+        """Blocks of a norm, whose bias is the block's number, and a kernel that reads it."""
+        blocks = {
+            name: {
+                "norm": {"bias": jnp.full(2, number + 1.0)},
+                "up": {"kernel": jnp.eye(2), "bias": jnp.zeros(2)},
+            }
+            for number, name in enumerate(names)
+        }
+        return {"embed": jnp.ones((3, 2)), **blocks}
+
+    def test_the_first_rule_that_matches_a_norm_decides(self):
+        rules = {"b/norm": "b/up", "norm": "a/up"}
+        result = wcgc.layer_norm_to_rms_norm(self.tree("a", "b"), "embed", rules)
+        np.testing.assert_array_equal(result["a"]["up"]["bias"], [1, 1])
+        np.testing.assert_array_equal(result["b"]["up"]["bias"], [2, 2])
+
+    def test_groups_are_taken_literally(self):
+        result = wcgc.layer_norm_to_rms_norm(
+            self.tree("h.1", "h_1", "h+1"), "embed", {"(.*)/norm": r"\1/up"}
+        )
+        for number, name in enumerate(("h.1", "h_1", "h+1")):
+            np.testing.assert_array_equal(result[name]["up"]["bias"], [number + 1] * 2)
+
+    def test_a_group_that_takes_no_part_is_empty(self):
+        rules = {"(x)?a/norm": r"\1a/up"}
+        result = wcgc.layer_norm_to_rms_norm(self.tree("a"), "embed", rules)
+        np.testing.assert_array_equal(result["a"]["up"]["bias"], [1, 1])
+
+    def test_readers_are_matched_from_the_start(self):
+        """So that a rule for block 1 says nothing about block 11."""
+        result = wcgc.layer_norm_to_rms_norm(self.tree("1", "11"), "embed", {"(.*)/norm": r"\1/up"})
+        np.testing.assert_array_equal(result["1"]["up"]["bias"], [1, 1])
+        np.testing.assert_array_equal(result["11"]["up"]["bias"], [2, 2])
 
 
 def small_params(**more):
