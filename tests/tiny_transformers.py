@@ -77,7 +77,8 @@ def nnx_apply(norm=nnx.LayerNorm, **options):
     """From pure parameters and tokens to logits."""
 
     def apply(params, tokens):
-        model = Model(norm, **options)
+        # Abstract, since to compile what draws initial values takes longer than the rest.
+        model = nnx.eval_shape(lambda: Model(norm, **options))
         nnx.update(model, params)
         return model(tokens)
 
