@@ -368,6 +368,9 @@ class TestRefusals:
             ("embed", "down", "norm"),
         )
 
+    def test_a_leaf_that_writes_and_does_not(self):
+        self.check(ValueError, "'block/down/bias' is among writers and others", others="down/bias")
+
     def test_a_kernel_that_reads_two_norms(self):
         self.check(
             ValueError,
@@ -441,6 +444,15 @@ class TestRefusals:
             ValueError,
             r"'block/up/bias' of shape \(2,\) cannot take 'block/norm/bias' of shape \(4,\) "
             "through 1 kernels of 4 inputs and 3 outputs",
+            block=block,
+        )
+
+    def test_stacked_norms_in_front_of_a_kernel_that_is_not(self):
+        block = small_params()["block"]
+        block["norm"] = {"scale": jnp.ones((2, 4)), "bias": jnp.ones((2, 4))}
+        self.check(
+            ValueError,
+            r"'block/up/bias' of shape \(3,\) cannot take 'block/norm/bias' of shape \(2, 4\)",
             block=block,
         )
 
