@@ -139,6 +139,15 @@ def project_and_measure(kernel, grad, area, axes):
     )
 
 
+def keep_and_share(kernel, grad, area, axes):
+    """A step that keeps norms, and a gradient without half of its mean."""
+    tx = wcgc.normalize_params(area, norm="keep", axes=axes)
+    return (
+        optax.apply_updates(kernel, tx.update(grad, tx.init(kernel), kernel)[0]),
+        wcgc.centralize(grad, area, axes=axes, strength=jnp.float32(0.5)),
+    )
+
+
 def sort(kernel, grad, area, axes):
     """What cannot be done without gathering a kernel whose first axis is sharded."""
     del grad, area, axes
@@ -149,6 +158,7 @@ FUNCTIONS = {
     # name: (function, the kernels to try it on)
     "step": (step, tuple(KERNELS)),
     "project and measure": (project_and_measure, ("in", "in and out", "spatial")),
+    "keep and share": (keep_and_share, ("in", "in and out", "spatial")),
 }
 
 

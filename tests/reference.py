@@ -62,8 +62,8 @@ def each_slice(function, kernel, roles, area, one_per=ONE_PER):
     return result
 
 
-def centralize(x):
-    return x - np.mean(x)
+def centralize(x, strength=1.0):
+    return x - strength * np.mean(x)
 
 
 def standardize(x, eps):
@@ -71,4 +71,8 @@ def standardize(x, eps):
 
 
 def normalize(x, norm):
-    return x * norm / np.sqrt(np.sum(np.abs(x) ** 2))
+    return x * norm / norm_of(x)
+
+
+def norm_of(x):
+    return np.sqrt(np.sum(np.abs(x) ** 2))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference
 
 import wcgc
 from wcgc import FLAX, KernelAxes
@@ -42,8 +43,10 @@ class Transform:
 
 
 TRANSFORMS = {
-    "centralize_gradients": Transform(wcgc.centralize_gradients),
-    "centralize_params": Transform(wcgc.centralize_params, wants_params="centralize_params"),
+    "centralize_gradients": Transform(wcgc.centralize_gradients, numbers={"strength": 0.5}),
+    "centralize_params": Transform(
+        wcgc.centralize_params, numbers={"strength": 0.5}, wants_params="centralize_params"
+    ),
     "standardize_params": Transform(
         wcgc.standardize_params, numbers={"eps": 0.5}, wants_params="standardize_params"
     ),
@@ -73,6 +76,17 @@ TRANSFORMS = {
     ),
 }
 
+VARIANTS = {
+    "part of the gradients' means": Transform(wcgc.centralize_gradients, {"strength": 0.5}),
+    "part of the params' means": Transform(
+        wcgc.centralize_params, {"strength": 0.5}, wants_params="centralize_params"
+    ),
+    "kept norms": Transform(
+        wcgc.normalize_params, {"norm": "keep"}, wants_params="normalize_params"
+    ),
+}
+"""What arguments make something else of the public transforms."""
+
 
 def error_of(function):
     """The error that `function` hands back, as a function of the one it is given."""
@@ -83,6 +97,17 @@ def error_of(function):
     return backward
 
 
+def rms_norm_embedding(array):
+    """The embedding of a network that reads it through one norm."""
+    features = array.shape[-1]
+    params = {
+        "embed": array,
+        "norm": {"scale": jnp.ones(features), "bias": jnp.ones(features)},
+        "head": {"kernel": jnp.ones((features, 2)), "bias": jnp.ones(2)},
+    }
+    return wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "head"})["embed"]
+
+
 FUNCTIONS = {
     "centralize": wcgc.centralize,
     "standardize": wcgc.standardize,
@@ -90,6 +115,7 @@ FUNCTIONS = {
     "measure": wcgc.measure,
     "centralize_error": error_of(wcgc.centralize_error),
     "standardize_error": error_of(wcgc.standardize_error),
+    "layer_norm_to_rms_norm": rms_norm_embedding,
 }
 """The public functions on arrays, reduced to one array."""
 
@@ -111,7 +137,10 @@ def test_every_public_function_is_listed():
     assert all(transform.make is public[name] for name, transform in TRANSFORMS.items())
 
 
-@pytest.fixture(params=TRANSFORMS.values(), ids=TRANSFORMS)
+ALL = {**TRANSFORMS, **VARIANTS}
+
+
+@pytest.fixture(params=ALL.values(), ids=ALL)
 def make(request):
     return request.param
 
@@ -207,7 +236,7 @@ class TestUpdates:
                 tx.update(grads, state)
 
 
-STATELESS = {name: transform for name, transform in TRANSFORMS.items() if transform.stateless}
+STATELESS = {name: transform for name, transform in ALL.items() if transform.stateless}
 
 
 @pytest.mark.parametrize("make", STATELESS.values(), ids=STATELESS)
@@ -428,6 +457,198 @@ class TestErrors:
         state = tx.init(params)
         with pytest.raises(ValueError, match=re.escape(message)):
             tx.update(grads, state, {**params, "kernel": None})
+
+
+@pytest.mark.parametrize("area", reference.AREAS)
+class TestFormulas:
+    """In float64, slice by slice, for all layouts at once."""
+
+    def kernels(self, rng):
+        return reference.kernels(rng), reference.kernels(rng)
+
+    def check(self, results, expected, area):
+        for name, (_, roles, _) in reference.LAYOUTS.items():
+            np.testing.assert_allclose(
+                results[name],
+                expected(name, functools.partial(reference.each_slice, roles=roles, area=area)),
+                atol=1e-12,
+                rtol=0,
+                err_msg=name,
+            )
+
+    @pytest.mark.parametrize("kind", ["number", "traced"])
+    def test_a_share_of_the_mean(self, area, kind, rng, x64):
+        strength = 0.3125
+        params, grads = self.kernels(rng)
+        axes = reference.kernel_axes()
+
+        def results(strength):
+            options = {"axes": axes, "strength": strength}
+            on_grads = wcgc.centralize_gradients(area, **options)
+            on_params = wcgc.centralize_params(area, **options)
+            return (
+                wcgc.centralize(grads, area, **options),
+                updates_of(on_grads, params, grads),
+                updates_of(on_params, params, grads),
+            )
+
+        run = functools.partial(results, strength) if kind == "number" else results
+        given = () if kind == "number" else (jnp.float32(strength),)
+        plain, of_grads, of_params = jax.jit(run)(*given)
+        share = functools.partial(reference.centralize, strength=strength)
+        for result in (plain, of_grads):
+            self.check(result, lambda name, each: each(share, grads[name]), area)
+        self.check(
+            of_params,
+            lambda name, each: each(share, params[name] + grads[name]) - params[name],
+            area,
+        )
+
+    def test_kept_norms(self, area, rng, x64):
+        params, grads = self.kernels(rng)
+        tx = wcgc.normalize_params(area, norm="keep", axes=reference.kernel_axes())
+        updates = jax.jit(functools.partial(updates_of, tx))(params, grads)
+
+        def expected(name, each):
+            kernel, stepped = params[name], params[name] + grads[name]
+            old, new = (
+                each(lambda x: np.full_like(x, reference.norm_of(x)), x) for x in (kernel, stepped)
+            )
+            left_alone = each(np.zeros_like, np.ones_like(kernel)) == 1
+            return np.where(left_alone, stepped, stepped * old / new) - kernel
+
+        self.check(updates, expected, area)
+
+
+STRONG = {
+    "centralize": lambda params, grads, **options: wcgc.centralize(grads, **options),
+    "centralize_gradients": lambda params, grads, **options: updates_of(
+        wcgc.centralize_gradients(**options), params, grads
+    ),
+    "centralize_params": lambda params, grads, **options: updates_of(
+        wcgc.centralize_params(**options), params, grads
+    ),
+}
+"""What has a strength, from params, gradients and options to new gradients or updates."""
+
+
+def test_layer_norm_to_rms_norm_is_what_the_paper_writes(rng, x64):
+    """Centred over the features, and the norm's bias in the reader's, in float64."""
+    width, hidden = 4, 3
+    params = {
+        "embed": rng.normal(1.0, 1.0, (5, width)),
+        "norm": {"scale": rng.normal(size=width), "bias": rng.normal(size=width)},
+        "up": {"kernel": rng.normal(size=(width, hidden)), "bias": rng.normal(size=hidden)},
+        "down": {"kernel": rng.normal(1.0, 1.0, (hidden, width)), "bias": rng.normal(size=width)},
+    }
+    result = wcgc.layer_norm_to_rms_norm(params, ("embed", "down"), {"norm": "up"})
+    # I - 1/n, from the right: the projection onto what sums to zero.
+    projection = np.eye(width) - np.ones((width, width)) / width
+    expected = {
+        "embed": params["embed"] @ projection,
+        "norm": {"scale": params["norm"]["scale"], "bias": np.zeros(width)},
+        "up": {
+            "kernel": params["up"]["kernel"],
+            "bias": params["up"]["bias"] + params["norm"]["bias"] @ params["up"]["kernel"],
+        },
+        "down": {
+            "kernel": params["down"]["kernel"] @ projection,
+            "bias": params["down"]["bias"] @ projection,
+        },
+    }
+    assert_trees_close(result, expected, atol=1e-12)
+
+
+class TestStrength:
+    """That 1 is what was there before, and 0 nothing."""
+
+    @pytest.fixture(params=STRONG.values(), ids=STRONG)
+    def run(self, request):
+        return request.param
+
+    @pytest.mark.parametrize("one", [1, 1.0, True, np.float64(1)])
+    def test_the_number_1_compiles_to_the_same(self, run, one, params, grads):
+        with_strength = jax.make_jaxpr(functools.partial(run, strength=one))(params, grads)
+        assert str(with_strength) == str(jax.make_jaxpr(run)(params, grads))
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+    def test_an_array_of_1_gives_the_same_bits(self, run, dtype, params, grads):
+        params, grads = optax.tree.cast((params, grads), dtype)
+        result = run(params, grads, strength=jnp.float32(1))
+        assert result["kernel"].dtype == dtype
+        np.testing.assert_array_equal(result["kernel"], run(params, grads)["kernel"])
+
+    def test_a_traced_1_gives_the_same_up_to_rounding(self, run, params, grads):
+        """XLA rounds the mean before the product, or does not round it at all."""
+        traced = jax.jit(lambda one: run(params, grads, strength=one))(1.0)
+        np.testing.assert_allclose(traced["kernel"], run(params, grads)["kernel"], atol=2e-7)
+
+    @pytest.mark.parametrize("zero", [0, 0.0, np.float32(0), "traced"])
+    def test_0_is_the_identity(self, run, zero, grads):
+        """Even where the sum is out of range, or an entry is not a number."""
+        kernel = grads["kernel"].at[0].set(3e38).at[1].set(3e38).at[2, 0].set(np.nan)
+        zeros, grads = {"kernel": jnp.zeros_like(kernel)}, {"kernel": kernel}
+        if isinstance(zero, str):
+            result = jax.jit(lambda zero: run(zeros, grads, strength=zero))(0.0)
+        else:
+            result = run(zeros, grads, strength=zero)
+        np.testing.assert_array_equal(result["kernel"], kernel)
+
+    def test_the_number_0_computes_no_mean(self, run, params, grads):
+        program = str(jax.make_jaxpr(functools.partial(run, strength=0))(params, grads))
+        assert "reduce_sum" not in program
+        assert "reduce_sum" in str(jax.make_jaxpr(run)(params, grads))
+
+    @pytest.mark.parametrize("strength", [-0.1, 1.1, np.nan, np.inf, np.float32(-1)])
+    def test_what_is_no_share_is_refused(self, run, strength, params, grads):
+        for kind in (lambda number: number, jnp.float32):
+            with pytest.raises(ValueError, match="strength must be between 0 and 1, got "):
+                run(params, grads, strength=kind(strength))
+
+    @pytest.mark.parametrize("strength", [None, "1", 1j, [0.5], np.ones(2)], ids=repr)
+    def test_what_is_no_number_is_refused(self, run, strength, params, grads):
+        with pytest.raises(TypeError, match="strength must be a number, got "):
+            run(params, grads, strength=strength)
+
+    def test_transforms_refuse_it_when_they_are_made(self):
+        for make in (wcgc.centralize_gradients, wcgc.centralize_params):
+            with pytest.raises(ValueError, match="strength must be between 0 and 1, got 2"):
+                make(strength=2)
+
+
+class TestKeptNorms:
+    tx = wcgc.normalize_params(norm="keep")
+
+    def test_by_hand(self):
+        """(3, 4) of norm 5 moves to (0, 8), which is brought back to 5."""
+        params, updates = jnp.array([[3.0], [4.0]]), jnp.array([[-3.0], [4.0]])
+        result = optax.apply_updates(params, updates_of(self.tx, params, updates))
+        np.testing.assert_allclose(result, [[0.0], [5.0]], atol=1e-6)
+
+    def test_slices_of_zeros_stay(self, grads):
+        params = {"kernel": jnp.zeros((4, 3)).at[:, 1].set(1.0), "bias": jnp.zeros(3)}
+        stepped = optax.apply_updates(params, updates_of(self.tx, params, grads))
+        np.testing.assert_array_equal(stepped["kernel"][:, [0, 2]], np.zeros((4, 2)))
+        np.testing.assert_allclose(np.linalg.norm(stepped["kernel"][:, 1]), 2.0, rtol=1e-6)
+
+    def test_no_update_moves_nothing(self, params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates = updates_of(self.tx, params, zeros)
+        np.testing.assert_allclose(updates["kernel"], 0, atol=1e-6)
+
+    @pytest.mark.parametrize("scale", [1e-30, 1e30])
+    def test_squares_may_leave_the_range(self, scale):
+        params, updates = scale * jnp.array([[3.0], [4.0]]), scale * jnp.array([[-3.0], [4.0]])
+        result = optax.apply_updates(params, updates_of(self.tx, params, updates))
+        np.testing.assert_allclose(result / scale, [[0.0], [5.0]], atol=1e-6)
+
+    def test_other_words_are_refused(self):
+        with pytest.raises(ValueError, match=r'a positive number or "keep", got .same.'):
+            wcgc.normalize_params(norm="same")
+
+    def test_normalize_has_no_norm_to_keep(self, params):
+        with pytest.raises(TypeError, match="norm must be a number, got 'keep'"):
+            wcgc.normalize(params, norm="keep")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)

@@ -79,7 +79,7 @@ def test_the_source_distribution_holds_all_that_its_tests_need(dist, sources):
         held = {name.partition("/")[2] for name in tar.getnames()}
     kept = {
         str(path.relative_to(sources))
-        for folder in ("wcgc", "tests", "examples", "notebooks")
+        for folder in ("wcgc", "tests", "examples", "docs", "notebooks")
         for path in (sources / folder).rglob("*")
         if path.is_file()
     }
@@ -118,7 +118,9 @@ first: optax.GradientTransformationExtraArgs = wcgc.centralized(optax.adam(1e-3)
 second = optax.chain(wcgc.centralize_gradients(), optax.sgd(0.1), wcgc.centralize_params("global"))
 third = wcgc.algorithm_2(0.1, momentum=0.9)
 fourth = wcgc.algorithm_3(optax.constant_schedule(0.1), axes=wcgc.EQUINOX)
-wcgc.standardize_params(), wcgc.normalize_params(norm=1.0)
+wcgc.standardize_params(), wcgc.normalize_params(norm=1.0), wcgc.normalize_params(norm="keep")
+wcgc.centralize(params, strength=0.5), wcgc.centralize_gradients(strength=jnp.float32(1))
+wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "head"}, others=("up", "gate"))
 x: jax.Array = wcgc.centralize_error(jnp.ones((2, 3)), "sample")
 x = wcgc.standardize_error(x, "channel", eps=1e-5)
 print(wcgc.explain(params), wcgc.measure(params, mask=lambda tree: True))
@@ -132,6 +134,7 @@ print(wcgc.explain(params), wcgc.measure(params, mask=lambda tree: True))
         ("", None),
         ('wcgc.centralize(params, "filter")', "arg-type"),
         ('wcgc.centralized(optax.sgd(0.1), gradients="filter")', "arg-type"),
+        ('wcgc.normalize_params(norm="same")', "arg-type"),
         ("wcgc.centralise(params)", "attr-defined"),
         ('KernelAxes(in_axis="in")', "arg-type"),
     ],

@@ -204,8 +204,8 @@ def projection(function):
     return project
 
 
-def on_gradients(kernel, x):
-    tx = wcgc.centralize_gradients(kernel.area, **dict(kernel.axes))
+def on_gradients(kernel, x, **options):
+    tx = wcgc.centralize_gradients(kernel.area, **dict(kernel.axes), **options)
     return tx.update(x, tx.init(x))[0]
 
 
@@ -235,6 +235,7 @@ FUNCTIONS = {
     "centralize_params": on_params(wcgc.centralize_params),
     "standardize_params": on_params(wcgc.standardize_params),
     "normalize_params": on_params(wcgc.normalize_params),
+    "keep_norms_of_params": on_params(functools.partial(wcgc.normalize_params, norm="keep")),
     "centralize_error": on_error(wcgc.centralize_error),
     "standardize_error": on_error(wcgc.standardize_error),
 }
@@ -332,6 +333,45 @@ class TestCentralize:
         m = kernel.largest(once)
         bound = mean_bound(kernel, kernel.largest(wide(x))) + mean_bound(kernel, m)
         assert_within(twice, once, bound, where=in_range(kernel, kernel.slice_size * m))
+
+
+STRENGTH = st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1)
+
+
+class TestStrength:
+    @pytest.mark.parametrize("name", ["centralize", "centralize_gradients"])
+    @hypothesis.given(example=kernels(), strength=STRENGTH)
+    def test_agrees_with_the_definition(self, name, example, strength):
+        strength = float(np.float32(strength))
+        kernel, x = example
+        result = run(name, kernel, x, strength=strength)
+        self.check(kernel, result, strength, wide(x), kernel.largest(wide(x)), 0)
+
+    @hypothesis.given(example=kernels(arrays=2), strength=STRENGTH)
+    def test_of_params_agrees_with_the_definition(self, example, strength):
+        strength = float(np.float32(strength))
+        kernel, updates, params = example
+        result = run("centralize_params", kernel, updates, params, strength=strength)
+        updates, params = wide(updates), wide(params)
+        m = kernel.largest(updates) + kernel.largest(params)
+        self.check(kernel, result, strength, params + updates, m, params)
+
+    def check(self, kernel, result, strength, x, m, params):
+        removed = functools.partial(reference.centralize, strength=wide(strength))
+        expected = kernel.each_slice(removed, x) - params
+        # The product with the strength is rounded, and with the params their sum and difference.
+        bound = centring_bound(kernel, m, expected) + 4 * wide(kernel.accumulated.eps) * m
+        # Nothing is summed for a share of nothing.
+        summable = in_range(kernel, m * (kernel.slice_size if strength else 1))
+        assert_within(result, expected, bound, where=summable & fits(kernel, expected))
+
+    @pytest.mark.parametrize("name", ["centralize", "centralize_gradients"])
+    @hypothesis.given(example=kernels())
+    def test_0_is_the_identity(self, name, example):
+        """But for what XLA takes for zero."""
+        kernel, x = example
+        result = run(name, kernel, x, strength=0.0)
+        assert_within(result, wide(x), np.sqrt(2) * wide(kernel.accumulated.tiny))
 
 
 def standardizing_bound(kernel, x, y, eps):
@@ -485,7 +525,30 @@ class TestParams:
             functools.partial(normalizing_bound, norm=norm),
         )
 
-    def check(self, kernel, result, updates, params, definition, bound_on):
+    @hypothesis.given(kernels(arrays=2))
+    def test_of_kept_norms(self, example):
+        kernel, updates, params = example
+        result = run("keep_norms_of_params", kernel, updates, params)
+        largest = kernel.largest(wide(params))
+        norm = np.sqrt(np.sum(np.abs(wide(params)) ** 2, axis=kernel.spanned, keepdims=True))
+        # Slices whose norm the dtype cannot hold have none to be kept.
+        in_reach = (largest == 0) | (largest >= 2 * wide(kernel.accumulated.tiny))
+        in_reach &= norm < 0.999 * wide(kernel.accumulated.max)
+        self.check(
+            kernel,
+            result,
+            updates,
+            params,
+            lambda kernel, x: norm * normalized(kernel, x, 1.0),
+            # Twice, since the norm to be kept is rounded like the one that it replaces.
+            lambda kernel, x, y: (
+                np.where(in_reach, normalizing_bound(kernel, x, y, norm), np.inf)
+                + rounding_bound(kernel, y)
+            ),
+            where=in_reach,
+        )
+
+    def check(self, kernel, result, updates, params, definition, bound_on, where=True):
         accumulated = np.result_type(params.dtype, np.float32)
         with np.errstate(over="ignore"):
             stepped = wide(params.astype(accumulated) + updates.astype(accumulated))
@@ -495,7 +558,86 @@ class TestParams:
         expected = y - wide(params)
         bound = bound_on(kernel, stepped, y) + rounding_bound(kernel, expected)
         bound = np.where(whole, bound, np.inf)
-        assert_within(result, expected, bound, where=whole & fits(kernel, expected))
+        assert_within(result, expected, bound, where=where & whole & fits(kernel, expected))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Sizes of a network whose embeddings a norm hands on to one kernel, and where its axes lie."""
+
+    width: int
+    outputs: int
+    batch: int | None
+    swapped: bool
+    dtype: str
+
+    @property
+    def axes(self):
+        batch = () if self.batch is None else 0
+        return wcgc.KernelAxes(-1, -2, batch) if self.swapped else wcgc.KernelAxes(-2, -1, batch)
+
+    def shape(self, *sizes):
+        return sizes if self.batch is None else (self.batch, *sizes)
+
+
+STREAMS = st.sampled_from(
+    [
+        Stream(width, outputs, batch, swapped, dtype)
+        for width, outputs in ((1, 3), (2, 1), (5, 4))
+        for batch, swapped in ((None, False), (None, True), (2, False), (3, True))
+        for dtype in ("float32", "float64", "bfloat16")
+    ]
+)
+
+
+def stream_outputs(params, stream, centre):
+    """The kernel's outputs behind LayerNorm, or behind RMSNorm, in NumPy's widest precision."""
+    x = wide(params["embed"])
+    x = x - x.mean(-1, keepdims=True) if centre else x
+    normed = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + wide(0.1))
+
+    def between(leaf):
+        return np.expand_dims(wide(leaf), -2)
+
+    normed = normed * between(params["norm"]["scale"]) + between(params["norm"]["bias"])
+    kernel = wide(params["head"]["kernel"])
+    kernel = np.swapaxes(kernel, -1, -2) if stream.swapped else kernel
+    return normed @ kernel + between(params["head"]["bias"])
+
+
+@hypothesis.given(STREAMS, st.integers(0, 2**32 - 1), st.floats(-3, 3))
+def test_rms_norm_does_what_layer_norm_did(stream, seed, exponent):
+    rng = np.random.default_rng(seed)
+    kernel_shape = (stream.width, stream.outputs)
+    shapes = {
+        "embed": stream.shape(7, stream.width),
+        "norm": {"scale": stream.shape(stream.width), "bias": stream.shape(stream.width)},
+        "head": {
+            "kernel": stream.shape(*(kernel_shape[::-1] if stream.swapped else kernel_shape)),
+            "bias": stream.shape(stream.outputs),
+        },
+    }
+    params = jax.tree.map(
+        lambda shape: (10.0**exponent * rng.normal(1, 1, shape)).astype(stream.dtype),
+        shapes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    axes = {"embed": None, "norm": None, "head": {"kernel": stream.axes, "bias": None}}
+    result = wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "head"}, axes=axes)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), result) == (
+        jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    )
+    expected = stream_outputs(params, stream, centre=True)
+    largest = jax.tree.map(lambda x: np.max(np.abs(wide(x))), params)
+    # Rounding moves an embedding by eps times its size, its root mean square being at least the
+    # root of 0.1, and the bias by eps times the sum that it takes part in.
+    gain = largest["norm"]["scale"] * largest["head"]["kernel"] * stream.width
+    shift = largest["norm"]["bias"] * largest["head"]["kernel"] * stream.width
+    size = gain * largest["embed"] / np.sqrt(0.1) + shift + largest["head"]["bias"]
+    bound = 4 * stream.width * wide(jnp.finfo(stream.dtype).eps) * size
+    np.testing.assert_array_less(
+        np.abs(stream_outputs(result, stream, centre=False) - expected), bound
+    )
 
 
 NOT_FINITE = st.sampled_from([np.nan, np.inf, -np.inf])

@@ -9,6 +9,7 @@ from wcgc._explain import explain
 from wcgc._measure import measure
 from wcgc._muon import muon_dimension_numbers
 from wcgc._projections import centralize, normalize, standardize
+from wcgc._rms_norm import layer_norm_to_rms_norm
 from wcgc._transforms import (
     centralize_gradients,
     centralize_params,
@@ -32,6 +33,7 @@ __all__ = [
     "centralize_params",
     "centralized",
     "explain",
+    "layer_norm_to_rms_norm",
     "measure",
     "muon_dimension_numbers",
     "normalize",

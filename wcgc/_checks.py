@@ -77,3 +77,8 @@ def _rounding_hint(name: str, value: Scalar) -> str:
         f" It may have been rounded to {dtype}: optax.inject_hyperparams gives numbers the dtype "
         f"of the parameters unless told hyperparam_dtype=jnp.float32, or static_args={name!r}."
     )
+
+
+def check_strength(strength: Scalar) -> None:
+    """Rejects what cannot be the share of a mean."""
+    check_number("strength", strength, "between 0 and 1", lambda value: bool(0 <= value <= 1))

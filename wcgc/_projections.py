@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from wcgc._axes import FLAX, Area
-from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._checks import Scalar, check_eps, check_norm, check_strength
 from wcgc._lookup import Axes, Mask
 from wcgc._selection import Leaf, select
 
@@ -24,11 +24,23 @@ def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.mean(x, axis=axes, keepdims=True)
 
 
-def centralized_array(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """`x` less its mean over `axes`, exactly 0 where rounding may be all that differs."""
+def centralized_array(x: jax.Array, axes: tuple[int, ...], strength: Scalar = 1.0) -> jax.Array:
+    """`x` less the share `strength` of its mean over `axes`.
+
+    Where all of the mean goes, the result is exactly 0 where rounding may be all that differs.
+    """
+    is_number = isinstance(strength, int | float)
+    if is_number and strength == 0:
+        return x  # nothing is not even computed
     mean = slice_mean(x, axes)
-    size = math.prod(x.shape[axis] for axis in axes)
-    return _less_noise(x - mean, mean, min(size, 8))
+    steps = min(math.prod(x.shape[axis] for axis in axes), 8)
+    if is_number and strength == 1:
+        return _less_noise(x - mean, mean, steps)  # all of it is not multiplied
+    share = _like(strength, mean)
+    none = jnp.zeros_like(mean)
+    # Not 0 times the mean, which is NaN where the sum is out of range.
+    deviation = x - jnp.where(share == 0, none, share * mean)
+    return _less_noise(deviation, jnp.where(share == 1, mean, none), steps)
 
 
 # Traced once for each shape, however many kernels have it.
@@ -57,18 +69,36 @@ def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.
 
 
 def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.Array:
-    """`x` with Euclidean norm `norm` over `axes`; zero slices stay zero."""
+    """`x` with Euclidean norm `norm` over `axes`, one for all slices or one for each.
+
+    Zero slices stay zero.
+    """
     x = x * _scale(x, axes).astype(x.dtype)
-    size = math.prod(x.shape[axis] for axis in axes)
-    length = _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
+    length = _norm(x, axes)
     return x * (_like(norm, length) / _one_where(length == 0, length)).astype(x.dtype)
 
 
-def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None) -> Any:
+def slice_norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The Euclidean norm over `axes`, kept as axes of length 1, where it is in range."""
+    length = _norm(x * _scale(x, axes).astype(x.dtype), axes)
+    mantissa, largest = _mantissa(x, axes)
+    # Not divided by the scale: of that XLA makes a product with the largest, which is out of range.
+    return length * (largest / (4 * mantissa))
+
+
+def centralize(
+    tree: Any,
+    area: Area = "tensor",
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+    strength: Scalar = 1.0,
+) -> Any:
     r"""Subtracts from each kernel its slice means: WC (Eq. 2) on weights, GC (Eq. 4) on gradients.
 
-    For every slice :math:`W_j` of the area, :math:`W_j \leftarrow W_j - \overline{W_j}`. This is
-    the orthogonal projection onto the kernels whose slices sum to zero.
+    For every slice :math:`W_j` of the area, :math:`W_j \leftarrow W_j - s \overline{W_j}` with
+    s = `strength`. With s = 1, the default, this is the orthogonal projection onto the kernels
+    whose slices sum to zero.
 
     Means are accumulated in float32 for 16-bit leaves and in the leaf's precision otherwise. With
     `eps` the machine epsilon of the leaf's dtype and `eps_acc` that of the accumulation, the mean
@@ -105,14 +135,18 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
         takes for kernels: a layout guesses, `trace_axes` reads.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
+      strength: the share of the mean that is removed, from 0, nothing, to 1, all of it. Below 1 the
+        mean that is left is `1 - strength` times what it was. It may be traced; a traced 1 can
+        differ from the number 1 in the last bit.
 
     Returns:
       A tree of the same structure, shapes and dtypes.
 
     Raises:
-      TypeError: `axes` or `mask` holds something else than documented.
-      ValueError: `area` is none of the four, or `axes` or `mask` does not match the tree or names
-        an axis that a leaf lacks.
+      TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
+        number.
+      ValueError: `area` is none of the four, `axes` or `mask` does not match the tree or names an
+        axis that a leaf lacks, or `strength` is not between 0 and 1.
 
     Example:
       >>> import jax.numpy as jnp, wcgc
@@ -124,9 +158,14 @@ def centralize(tree: Any, area: Area = "tensor", *, axes: Axes = FLAX, mask: Mas
 
     References:
       Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
-      <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 2 and 4; the areas are those of Table 2.
+      <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 2 and 4; the areas are those of Table 2. On
+      gradients, strengths below 1 are `Scaled Gradient Mean Subtraction
+      <https://openreview.net/forum?id=UMH1bP9XhO>`_, 2025.
     """
-    return map_kernels(centralized_array, tree, area, axes, mask)
+    check_strength(strength)
+    return map_kernels(
+        functools.partial(centralized_array, strength=strength), tree, area, axes, mask
+    )
 
 
 def standardize(
@@ -252,18 +291,29 @@ def _scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     Scaling by it is exact, and keeps sums and squares from overflowing or vanishing. The results do
     not depend on it, so neither do their derivatives. For slices of zeros it is some finite number.
     """
+    mantissa, largest = _mantissa(x, axes)
+    # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
+    return 4 * mantissa / largest
+
+
+def _mantissa(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The mantissa of the largest entry of each slice, from 0.5 to 1, and that entry; 1 for 0."""
     x = jax.lax.stop_gradient(x)
     magnitude = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if jnp.iscomplexobj(x) else jnp.abs(x)
     largest = jnp.max(magnitude, axis=axes, keepdims=True)
     largest = _one_where(largest == 0, largest)
-    mantissa, _ = jnp.frexp(largest)
-    # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
-    return 4 * mantissa / largest
+    return jnp.frexp(largest)[0], largest
 
 
 def _smallest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The smallest entry of each slice; of complex ones, the first in lexicographic order."""
     return jax.lax.stop_gradient(jnp.min(x, axis=axes, keepdims=True))
+
+
+def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The Euclidean norm over `axes` of slices whose squares are in range."""
+    size = math.prod(x.shape[axis] for axis in axes)
+    return _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
 
 
 def _root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -1,12 +1,15 @@
 """Centralization as Optax gradient transformations."""
 
 import functools
+from collections.abc import Callable
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from wcgc._axes import FLAX, Area, check_area
-from wcgc._checks import Scalar, check_eps, check_norm
+from wcgc._checks import Scalar, check_eps, check_norm, check_strength
 from wcgc._init_checks import warn_of_doubtful_choices
 from wcgc._lookup import Axes, Mask
 from wcgc._paths import flatten
@@ -16,14 +19,22 @@ from wcgc._projections import (
     centralized_array,
     map_leaves,
     normalized_array,
+    slice_norm,
     standardized_array,
     widened,
 )
 from wcgc._selection import check_selection, check_shapes, match, select
 
+StepTo = Callable[[jax.Array, tuple[int, ...], jax.Array], jax.Array]
+"""From an updated kernel, the axes of a slice and the kernel before to what it shall become."""
+
 
 def centralize_gradients(
-    area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None
+    area: Area = "tensor",
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+    strength: Scalar = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Subtracts from the gradient of each kernel its slice means: GC (Eq. 4).
 
@@ -36,6 +47,7 @@ def centralize_gradients(
       area: what one mean is taken over; see `centralize`.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
+      strength: the share of the mean that is removed, from 0 to 1; see `centralize`.
 
     Returns:
       A stateless transform. It needs no params; where it is given them, their shapes must be those
@@ -45,10 +57,11 @@ def centralize_gradients(
       and where nothing is chosen. So do the `init` of all other transforms here.
 
     Raises:
-      TypeError: `axes` or `mask` holds something else than documented.
-      ValueError: `area` is none of the four; at `init` and `update`, `axes` or `mask` does not
-        match the tree or names an axis that a leaf lacks; at `update`, updates and params differ in
-        shape.
+      TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
+        number.
+      ValueError: `area` is none of the four, or `strength` is not between 0 and 1; at `init` and
+        `update`, `axes` or `mask` does not match the tree or names an axis that a leaf lacks; at
+        `update`, updates and params differ in shape.
 
     Example:
       >>> import jax.numpy as jnp, optax, wcgc
@@ -63,29 +76,36 @@ def centralize_gradients(
     References:
       Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
       <https://arxiv.org/abs/2010.00866>`_, 2020, Eq. 4; Yong et al., `Gradient Centralization
-      <https://arxiv.org/abs/2004.01461>`_, 2020.
+      <https://arxiv.org/abs/2004.01461>`_, 2020; with `strength` below 1 `Scaled Gradient Mean
+      Subtraction <https://openreview.net/forum?id=UMH1bP9XhO>`_, 2025.
     """
+    check_strength(strength)
     check_selection(area, axes, mask)
+    project = functools.partial(centralized_array, strength=strength)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         leaves, treedef = select(updates, area, axes, mask)
         if params is not None:
             check_shapes(leaves, dict(flatten(params)[0]), ("updates", "params"))
-        return map_leaves(centralized_array, leaves, treedef), state
+        return map_leaves(project, leaves, treedef), state
 
     return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
 
 
 def centralize_params(
-    area: Area = "tensor", *, axes: Axes = FLAX, mask: Mask = None
+    area: Area = "tensor",
+    *,
+    axes: Axes = FLAX,
+    mask: Mask = None,
+    strength: Scalar = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Makes the updated kernels centralized: WC (Eq. 2), the last line of Algorithms 2 and 3.
 
-    Turns the update :math:`u` of the parameters :math:`p` into :math:`u - \overline{p + u}`, so
-    that :math:`p + u` has slice means of zero. What rounding leaves of them is bounded as in
-    `centralize`, with m the largest magnitude in `p` plus that in `u`, and 4 `eps` in place of
-    `eps`, since taking the difference from `p` and adding it again rounds, too.
+    Turns the update :math:`u` of the parameters :math:`p` into :math:`u - s \overline{p + u}` with
+    s = `strength`, so that :math:`p + u` has slice means of zero if s is 1. What rounding leaves of
+    them is bounded as in `centralize`, with m the largest magnitude in `p` plus that in `u`, and 4
+    `eps` in place of `eps`, since taking the difference from `p` and adding it again rounds, too.
 
     .. warning::
       Order matters: place it last in the chain. Any transform behind it, a learning rate too,
@@ -97,15 +117,17 @@ def centralize_params(
       area: what one mean is taken over; see `centralize`.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
+      strength: the share of the mean that is removed in each step, from 0 to 1; see `centralize`.
 
     Returns:
       A stateless transform. Its `update` needs `params`.
 
     Raises:
-      TypeError: `axes` or `mask` holds something else than documented.
-      ValueError: `area` is none of the four; at `init` and `update`, `axes` or `mask` does not
-        match the tree or names an axis that a leaf lacks; at `update`, params are missing or
-        differ from the updates in structure or shape.
+      TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
+        number.
+      ValueError: `area` is none of the four, or `strength` is not between 0 and 1; at `init` and
+        `update`, `axes` or `mask` does not match the tree or names an axis that a leaf lacks; at
+        `update`, params are missing or differ from the updates in structure or shape.
 
     Example:
       >>> import jax.numpy as jnp, optax, wcgc
@@ -119,7 +141,9 @@ def centralize_params(
     References:
       Fuhl and Kasneci, 2020, Eq. 2 and the last lines of Algorithms 2 and 3.
     """
-    return _transform_params("centralize_params", centralized_array, area, axes, mask)
+    check_strength(strength)
+    project = functools.partial(centralized_array, strength=strength)
+    return _transform_params("centralize_params", _whatever_was(project), area, axes, mask)
 
 
 def standardize_params(
@@ -157,24 +181,32 @@ def standardize_params(
     """
     check_eps(eps)
     project = functools.partial(standardized_array, eps=eps)
-    return _transform_params("standardize_params", project, area, axes, mask)
+    return _transform_params("standardize_params", _whatever_was(project), area, axes, mask)
 
 
 def normalize_params(
     area: Area = "tensor",
-    norm: Scalar = 1.0,
+    norm: Scalar | Literal["keep"] = 1.0,
     *,
     axes: Axes = FLAX,
     mask: Mask = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gives the slices of the updated kernels the Euclidean norm `norm`: WN (Eq. 1).
+    r"""Gives the slices of the updated kernels the Euclidean norm `norm`: WN (Eq. 1).
+
+    With `norm="keep"` each slice keeps the norm that it has before the update: the update :math:`u`
+    of the parameters :math:`p` becomes :math:`(p + u) \|p\| / \|p + u\| - p`. With
+    `area="global"` that is one norm for each matrix, as Hyperball keeps it. Rounding makes the norm
+    drift; `docs/language_models.md` says how far.
 
     .. warning::
-      Order matters, and frozen and pretrained kernels are changed: see `centralize_params`.
+      Order matters, and frozen and pretrained kernels are changed: see `centralize_params`. With
+      `"keep"`, a pretrained kernel is not. But a slice of zeros keeps the norm zero and never
+      learns: leave kernels that start at zero out by `mask` or `axes`.
 
     Args:
       area: what a slice is; see `centralize`.
-      norm: the norm that each slice is given, positive; see `normalize`.
+      norm: the norm that each slice is given, positive; see `normalize`. Or `"keep"`, for the norm
+        that each slice has.
       axes: which axis is what; see `centralize`.
       mask: which leaves to touch; see `centralize`.
 
@@ -182,8 +214,8 @@ def normalize_params(
       A stateless transform. Its `update` needs `params`.
 
     Raises:
-      TypeError: as `centralize_params`, or `norm` is not a number.
-      ValueError: as `centralize_params`, or `norm` is not positive.
+      TypeError: as `centralize_params`, or `norm` is neither a number nor a string.
+      ValueError: as `centralize_params`, or `norm` is not positive or another string.
 
     Example:
       >>> import jax.numpy as jnp, optax, wcgc
@@ -194,12 +226,29 @@ def normalize_params(
       Array([[ 6.,  0.],
              [ 8., 10.]], dtype=float32)
 
+      AdamH, the Hyperball variant of Adam, whose steps are a share of the matrix's norm:
+
+      >>> tx = optax.chain(
+      ...     optax.scale_by_adam(),
+      ...     optax.scale_by_trust_ratio(),
+      ...     optax.scale_by_learning_rate(0.5),
+      ...     wcgc.normalize_params("global", norm="keep"),
+      ... )
+      >>> updates, _ = tx.update(jnp.ones((2, 2)), tx.init(params), params)
+      >>> jnp.linalg.norm(params), jnp.linalg.norm(optax.apply_updates(params, updates)).round(4)
+      (Array(5.0990195, dtype=float32), Array(5.099, dtype=float32))
+
     References:
-      Fuhl and Kasneci, 2020, Eq. 1 and Algorithm 1.
+      Fuhl and Kasneci, 2020, Eq. 1 and Algorithm 1; for `"keep"`, Wen et al., `Hyperball
+      Optimization <https://arxiv.org/abs/2606.16899>`_, 2026.
     """
+    if isinstance(norm, str):
+        if norm != "keep":
+            raise ValueError(f'norm must be a positive number or "keep", got {norm!r}.')
+        return _transform_params("normalize_params", _with_kept_norms, area, axes, mask)
     check_norm(norm)
     project = functools.partial(normalized_array, norm=norm)
-    return _transform_params("normalize_params", project, area, axes, mask)
+    return _transform_params("normalize_params", _whatever_was(project), area, axes, mask)
 
 
 def centralized(
@@ -257,7 +306,9 @@ def centralized(
         check_area(params, "params")
         warns = gradients is None  # GC has warned already.
         links.append(
-            _transform_params("centralize_params", centralized_array, params, axes, mask, warns)
+            _transform_params(
+                "centralize_params", _whatever_was(centralized_array), params, axes, mask, warns
+            )
         )
     return optax.with_extra_args_support(optax.chain(*links))
 
@@ -268,10 +319,24 @@ def _is_transform(optimizer: object) -> bool:
     return not isinstance(optimizer, type) and all(map(callable, methods))
 
 
+def _whatever_was(project: Project) -> StepTo:
+    """`project` for steps to a kernel that does not depend on the one before."""
+
+    def step_to(stepped: jax.Array, axes: tuple[int, ...], before: jax.Array) -> jax.Array:
+        del before
+        return project(stepped, axes)
+
+    return step_to
+
+
+def _with_kept_norms(stepped: jax.Array, axes: tuple[int, ...], before: jax.Array) -> jax.Array:
+    return normalized_array(stepped, axes, slice_norm(before, axes))
+
+
 def _transform_params(
-    name: str, project: Project, area: Area, axes: Axes, mask: Mask, warns: bool = True
+    name: str, step_to: StepTo, area: Area, axes: Axes, mask: Mask, warns: bool = True
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform whose updates make the kernels `project(param + update)`.
+    """A transform whose updates make the kernels `step_to(param + update, slice_axes, param)`.
 
     Computed in their working precision.
     """
@@ -286,7 +351,7 @@ def _transform_params(
         wide_param = wide_param.astype(dtype)
         # The sum is the one array that XLA has to store for this. On a CPU u - mean(p + u) would
         # store u, too: XLA does not fuse what an optimizer computes into a reduction.
-        projected = project(wide_param + wide_update.astype(dtype), leaf.axes)
+        projected = step_to(wide_param + wide_update.astype(dtype), leaf.axes, wide_param)
         return (projected - wide_param).astype(update.dtype)
 
     def update_fn(updates, state, params=None, **extra_args):

@@ -6,6 +6,7 @@ are links of the optimizer's chain: the last one, and applied to the initial wei
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import optax
@@ -18,7 +19,9 @@ from examples.paper.rows import Row
 Norm = Literal["batch", "layer", "instance"]
 Stem = Literal["stride1", "cifar"]
 
-PROJECTIONS = {
+PROJECTIONS: dict[
+    str, tuple[Callable[..., Any], Callable[..., optax.GradientTransformationExtraArgs]]
+] = {
     "WN": (wcgc.normalize, wcgc.normalize_params),
     "WC": (wcgc.centralize, wcgc.centralize_params),
     "WS": (wcgc.standardize, wcgc.standardize_params),
