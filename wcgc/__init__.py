@@ -1,13 +1,14 @@
 """Weight and gradient centralization for JAX: Optax transforms that know which axis is which."""
 
 from wcgc._algorithms import algorithm_2, algorithm_3
-from wcgc._axes import EQUINOX, FLAX, KernelAxes
+from wcgc._axes import EQUINOX, FLAX, KernelAxes, LeftAlone
 from wcgc._axes_of import axes_of
 from wcgc._error_signal import centralize_error, standardize_error
 from wcgc._explain import explain
 from wcgc._measure import measure
 from wcgc._paths import by_path
 from wcgc._projections import centralize, normalize, standardize
+from wcgc._trace_axes import trace_axes
 from wcgc._transforms import (
     centralize_gradients,
     centralize_params,
@@ -20,6 +21,7 @@ __all__ = [
     "EQUINOX",
     "FLAX",
     "KernelAxes",
+    "LeftAlone",
     "algorithm_2",
     "algorithm_3",
     "axes_of",
@@ -36,6 +38,7 @@ __all__ = [
     "standardize",
     "standardize_error",
     "standardize_params",
+    "trace_axes",
 ]
 
 __version__ = "0.1.0"

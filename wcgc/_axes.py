@@ -51,15 +51,22 @@ class KernelAxes:
     Axes that are named neither input, output nor batch are spatial. Each argument is one axis or
     several, counted from the front or, negative, from the back.
 
+    The kernel of a depthwise convolution may have no input axis, since each of its filters reads
+    one channel: Keras keeps it as (height, width, channel, multiplier), of which the last two are
+    output axes. Its areas are those of the same kernel with an input axis of length one: there is
+    one mean per filter, over the window, for `"tensor"` and `"instance"`, and one mean per kernel
+    for `"channel"` and `"global"`.
+
     Args:
-      in_axis: the input axis or axes: what an output unit sums over beside the spatial axes.
+      in_axis: the input axis or axes: what an output unit sums over beside the spatial axes. It may
+        be empty.
       out_axis: the output axis or axes, one filter per index.
       batch_axis: axes that number independent kernels, such as scanned layers of shape
         (layers, in, out) or experts. They are never averaged over.
 
     Raises:
       TypeError: an axis is not an integer.
-      ValueError: an axis is named twice, or there is no input or no output axis.
+      ValueError: an axis is named twice, or there is no output axis.
 
     Example:
       A Flax attention layer's query kernel has shape (features, heads, head_dim), and each of its
@@ -82,9 +89,9 @@ class KernelAxes:
             axes = _as_tuple(value, field.name)
             if isinstance(value, Sequence):
                 object.__setattr__(self, field.name, axes)
-            if not axes and field.name != "batch_axis":
+            if not axes and field.name == "out_axis":
                 raise ValueError(
-                    f"{field.name} is empty; name at least one axis, or give None in place of the "
+                    "out_axis is empty; name at least one axis, or give None in place of the "
                     "KernelAxes for a parameter that is not a kernel."
                 )
             named += axes
@@ -121,6 +128,17 @@ class KernelAxes:
         if len(set(named)) < len(named):
             raise ValueError(f"{self} names one of {ndim} axes twice")
         return *roles, tuple(axis for axis in range(ndim) if axis not in named)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftAlone:
+    """Stands in a tree of axes for a leaf that is left alone, and says why.
+
+    Args:
+      reason: why, for `explain`.
+    """
+
+    reason: str
 
 
 FLAX = KernelAxes()

@@ -10,11 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wcgc._axes import FLAX, Area, KernelAxes, batch_count, check_area, slice_axes
+from wcgc._axes import (
+    FLAX,
+    Area,
+    KernelAxes,
+    LeftAlone,
+    batch_count,
+    check_area,
+    slice_axes,
+)
 from wcgc._paths import Key, flatten, is_empty, path_of
 
 Axes = KernelAxes | Any
-"""A `KernelAxes`, a tree (or prefix) of `KernelAxes | None`, or a callable that makes one."""
+"""A `KernelAxes`, a tree (or prefix) of `KernelAxes | LeftAlone | None`, or a callable that makes
+one."""
 
 Mask = Any
 """None, a tree (or prefix) of bools, or a callable that makes one: as in `optax.masked`."""
@@ -112,7 +121,9 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
     return [found[key] for key in known]
 
 
-def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in: bool) -> Leaf:
+def _decide(
+    key: Key, leaf: Any, area: Area, axes: KernelAxes | LeftAlone | None, masked_in: bool
+) -> Leaf:
     def alone(reason: str) -> Leaf:
         return Leaf(key, leaf, None, reason=reason)
 
@@ -128,6 +139,8 @@ def _decide(key: Key, leaf: Any, area: Area, axes: KernelAxes | None, masked_in:
         return alone("fewer than two axes")
     if axes is None:
         return alone("axes are None")
+    if isinstance(axes, LeftAlone):
+        return alone(axes.reason)
     if len(leaf.shape) - batch_count(axes) < 2:
         return alone("fewer than two axes beside batch axes")
     try:
@@ -153,7 +166,7 @@ class _Argument:
     wanted: str
 
 
-_AXES = _Argument("axes", (KernelAxes, NoneType), "a KernelAxes or None")
+_AXES = _Argument("axes", (KernelAxes, LeftAlone, NoneType), "a KernelAxes or None")
 _MASK = _Argument("mask", (bool, np.bool_), "a bool")
 
 
@@ -195,7 +208,7 @@ def _lookup(
     for key, entry in entries.items():
         # What a mask has cut away may still be named, a tree without leaves takes any entries, and
         # None asks for nothing, so that axes read off a whole model serve a part of its state.
-        if entry is None or not leaves:
+        if entry is None or isinstance(entry, LeftAlone) or not leaves:
             continue
         if key not in present and _prefix(key, cut) is None:
             raise ValueError(
