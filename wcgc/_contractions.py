@@ -145,8 +145,10 @@ def _ungrouped(view: View, groups: int, out: int, into: int) -> View:
     while leading < len(digits) and places * digits[leading].size <= groups:
         places *= digits[leading].size
         leading += 1
-    channels = {axis for factor in digits[leading:] for axis in factor.axes}
-    numbering = [f for f in digits[:leading] if f.axes and not channels.intersection(f.axes)]
+    channels = {axis for factor in digits[leading:] if factor.size > 1 for axis in factor.axes}
+    numbering = [
+        f for f in digits[:leading] if f.axes and f.size > 1 and not channels.intersection(f.axes)
+    ]
     if numbering and not (channels and view.axes([into])):
         numbering.pop()
     kept = tuple(factor for factor in digits if factor not in numbering)

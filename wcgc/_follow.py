@@ -277,7 +277,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _is_zero(value: Any) -> bool:
-    return np.ndim(value) == 0 and isinstance(value, (int, float, np.generic)) and not value
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biufc" and not value
 
 
 def _has_state(eqn: Any) -> bool:

@@ -75,11 +75,9 @@ class View:
           dims: the dimensions.
           bond: the number of the contraction, where it is one with a constant or a parameter.
         """
-        gone, bonds, partial = set(self.gone), set(self.bonds), set(self.partial)
         dims = tuple(dims)
+        gone, bonds = set(self.gone), set(self.bonds)
         for factor in (factor for d in dims for factor in self.dims[d]):
-            if factor.part or factor.picked:
-                partial.update(factor.axes)
             for axis in factor.axes:
                 if bond is not None:
                     bonds.add((axis, bond))
@@ -87,12 +85,14 @@ class View:
                     gone.add((axis, "in" if axis in self.by_inputs else "spatial"))
         kept = tuple(() if d in dims else digits for d, digits in enumerate(self.dims))
         return dataclasses.replace(
-            self,
-            dims=kept,
-            gone=frozenset(gone),
-            bonds=frozenset(bonds),
-            partial=frozenset(partial),
+            self.cut_short(dims), dims=kept, gone=frozenset(gone), bonds=frozenset(bonds)
         )
+
+    def cut_short(self, dims: Iterable[int]) -> "View":
+        """The view when these dimensions are summed over, which may hold a part of an axis."""
+        digits = (factor for d in dims for factor in self.dims[d])
+        short = {axis for f in digits if f.part or f.picked for axis in f.axes}
+        return dataclasses.replace(self, partial=self.partial | short) if short else self
 
     def lose(self, digits: Iterable[Factor], role: str) -> "View":
         """The view without digits that had a role, which are batch or look-ups if picked."""

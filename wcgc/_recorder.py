@@ -34,6 +34,7 @@ class Recorder:
         directions = _directions(value.views, roles)
         for number, view in value.views.items():
             shape = self.shapes[number]
+            view = view.cut_short(d for d, role in enumerate(roles) if role in ("in", "spatial"))
             if view.by_inputs and view.by_inputs >= {a for a in view.axes() if shape[a] > 1}:
                 self.uses.append((number, elementwise_use(view, "multiplied elementwise", shape)))
                 continue

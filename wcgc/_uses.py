@@ -14,6 +14,8 @@ VARYING = "it is multiplied by something that varies along the axes of the mean,
 BONDED = "it is multiplied with constants or other parameters before it meets the inputs"
 SELF = "it is combined with itself in another arrangement before it meets the inputs"
 
+_NAMES = {"in": "an input", "out": "an output", "batch": "a batch", "spatial": "a spatial"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Use:
@@ -39,7 +41,10 @@ def kernel_use(view: View, roles: Roles, shape: Shape) -> Use:
     if view.altered:
         return Use("refused", how=view.altered)
     if summed & view.partial:
-        return Use("refused", how=f"only a part of its axis {min(summed & view.partial)} is summed")
+        part = min(summed & view.partial)
+        return Use(
+            "refused", how=f"it is cut into parts along its axis {part}, which is summed over"
+        )
     if summed & (view.scaled | view.by_inputs):
         return Use("refused", how=VARYING)
     return Use("kernel", roles)
@@ -95,8 +100,8 @@ def verdict(uses: Iterable[Use], shape: Shape) -> KernelAxes | LeftAlone:
             joined = _joined(roles.get(axis, role), role)
             if joined is None:
                 return LeftAlone(
-                    f"it is used in two ways: its axis {axis} is {roles[axis]} in one place and "
-                    f"{role} in another"
+                    f"it is used in two ways: its axis {axis} is {_NAMES[roles[axis]]} axis in one "
+                    f"place and {_NAMES[role]} axis in another"
                 )
             roles[axis] = joined
     return _axes(roles, shape)
@@ -120,7 +125,9 @@ def _settled(roles: Roles, shape: Shape) -> dict[int, str] | LeftAlone:
             continue
         joined = _joined(settled.get(axis, role), role)
         if joined is None and shape[axis] > 1:
-            return LeftAlone(f"its axis {axis} is partly {settled[axis]} and partly {role}")
+            return LeftAlone(
+                f"its axis {axis} is partly {_NAMES[settled[axis]]} and partly {_NAMES[role]} axis"
+            )
         settled[axis] = joined or role
     return settled
 
