@@ -46,16 +46,12 @@ def _product(sides: Any, contracting: Pair, batch: Pair, shape: Shape, bond: int
     seen: list[dict[int, View]] = []
     for i in (0, 1):
         value, other = sides[i], sides[1 - i]
-        bonded: list[int] = []
-        alone: list[int] = []
-        for mine, its in zip(contracting[i], contracting[1 - i], strict=True):
-            (bonded if other.varies[its] else alone).append(mine)
         varies = [False] * len(value.shape)
         for mine, its in zip(batch[i], batch[1 - i], strict=True):
             varies[mine] = other.varies[its]
         views = {}
         for number, view in value.views.items():
-            view = view.scale(varies, by_inputs=False).sum_over(alone).sum_over(bonded, bond)
+            view = view.scale(varies, by_inputs=False).sum_over(contracting[i], bond)
             views[number] = view.rearrange(_placed(view, sides, i, contracting, batch))
         seen.append(views)
     both = {number: view.alter(SELF) for number, view in seen[0].items() if number in seen[1]}
