@@ -8,29 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def connections(output, kernel_shape, inputs):
+def connections(output, kernel_shape, inputs, each=jax.vmap):
     """Whether kernel entry k carries input feature i to output feature o: an array (i, o, k).
 
-    The derivative of the output by kernel and input tells, if it is linear in either. Features at
-    different positions, over which a convolution slides, are one unit.
+    One kernel entry and one input are switched on at a time, which tells if the output is affine in
+    the kernel. Features at different positions, over which a convolution slides, are one unit.
 
     Args:
       output: the function of the kernel and the input.
       kernel_shape: the kernel's shape.
       inputs: the axes of the input: lengths of (f)eature axes, which are units of their own, and of
         axes of (p)ositions, as in "p4 f3". In the output, positions come after the same features.
+      each: makes a function of one entry one of all of them.
     """
     kinds = [axis[0] for axis in inputs.split()]
     shape = tuple(int(axis[1:]) for axis in inputs.split())
-    one_hot = jnp.eye(np.prod(shape)).reshape(-1, *shape)
-    kernel = jnp.ones(kernel_shape)
-    jacobian = jax.jit(jax.vmap(jax.jacfwd(output), in_axes=(None, 0)))(kernel, one_hot)
-    connected = np.asarray(jacobian) != 0
-    connected = connected.reshape(*shape, *connected.shape[1 : -kernel.ndim], kernel.size)
+    size = math.prod(kernel_shape)
+
+    def moves(x):
+        without = output(jnp.zeros(kernel_shape), x)
+        entries = jnp.eye(size).reshape(-1, *kernel_shape)
+        return each(lambda kernel: output(kernel, x) - without)(entries)
+
+    one_hot = jnp.eye(math.prod(shape)).reshape(-1, *shape)
+    connected = np.moveaxis(np.asarray(jax.jit(each(moves))(one_hot)) != 0, 1, -1)
+    connected = connected.reshape(*shape, *connected.shape[1:])
     positions = [axis for axis, kind in enumerate(kinds) if kind == "p"]
     connected = connected.any(axis=(*positions, *(len(shape) + axis for axis in positions)))
     features = math.prod(size for size, kind in zip(shape, kinds, strict=True) if kind == "f")
-    return connected.reshape(features, -1, kernel.size)
+    return connected.reshape(features, -1, size)
 
 
 def as_sets(rows):

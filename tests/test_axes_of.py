@@ -254,6 +254,66 @@ def test_axes_are_those_that_inputs_and_outputs_show(name):
         assert as_sets(connected.any(axis=1)) == slices(axes, shape, "channel")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_traced_axes_are_the_same(name):
+    make, path, apply, inputs = CASES[name]
+    module = abstract(make)
+    x = jax.ShapeDtypeStruct(tuple(int(axis[1:]) for axis in inputs.split()), jnp.float32)
+    traced = wcgc.trace_axes(apply, module, x)
+    assert at(traced, path) == at(wcgc.axes_of(module), path)
+
+
+WHOLE = {
+    # name: (makes the module, the shapes of its inputs)
+    "attention": (attention, [(2, 7, 4), (2, 6, 5)]),
+    "attention with norms": (
+        lambda rngs: nnx.MultiHeadAttention(2, 4, normalize_qk=True, rngs=rngs),
+        [(2, 7, 4)],
+    ),
+    "LSTM": (lambda rngs: nnx.RNN(nnx.LSTMCell(4, 3, rngs=rngs), rngs=rngs), [(2, 7, 4)]),
+    "optimized LSTM": (
+        lambda rngs: nnx.RNN(nnx.OptimizedLSTMCell(4, 3, rngs=rngs), unroll=7, rngs=rngs),
+        [(2, 7, 4)],
+    ),
+    "both directions": (
+        lambda rngs: nnx.Bidirectional(
+            nnx.RNN(nnx.GRUCell(4, 3, rngs=rngs), rngs=rngs),
+            nnx.RNN(nnx.SimpleCell(4, 3, rngs=rngs), rngs=rngs),
+            rngs=rngs,
+        ),
+        [(2, 7, 4)],
+    ),
+    "LoRALinear": (CASES["LoRALinear"][0], [(2, 4)]),
+    "SpectralNorm": (CASES["SpectralNorm"][0], [(2, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_traced_axes_of_whole_modules_are_the_same(name):
+    make, shapes = WHOLE[name]
+    module = abstract(make)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def apply(module, *inputs):
+        kwargs = {"decode": False} if isinstance(module, nnx.MultiHeadAttention) else {}
+        return module(*inputs, **kwargs)
+
+    traced = by_text(wcgc.trace_axes(apply, module, *inputs))
+    read = by_text(wcgc.axes_of(module))
+    assert traced.keys() == read.keys()
+    for path, axes in read.items():
+        assert traced[path] == axes or (
+            axes is None and isinstance(traced[path], wcgc.LeftAlone)
+        ), path
+
+
+def test_traced_axes_of_weight_norm_are_the_same():
+    # Its scales are no variables, so that it does not work on shapes alone.
+    module = CASES["WeightNorm"][0](nnx.Rngs(0))
+    traced = by_text(wcgc.trace_axes(call, module, jax.ShapeDtypeStruct((2, 4), jnp.float32)))
+    assert traced["layer_instance/kernel"] == by_text(wcgc.axes_of(module))["layer_instance/kernel"]
+
+
 @pytest.mark.parametrize("name", GROUPED)
 def test_channel_slices_of_grouped_kernels_run_through_all_groups(name):
     make, path, apply, inputs = GROUPED[name]

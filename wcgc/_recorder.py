@@ -1,9 +1,9 @@
 """Notes each place where a parameter meets the inputs."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from wcgc._provenance import Shape, Value, View
+from wcgc._provenance import Digits, Shape, Value, View
 from wcgc._uses import Roles, Use, elementwise_use, kernel_use
 
 
@@ -56,11 +56,21 @@ class Recorder:
 def roles_of(view: View, roles: Sequence[str]) -> Roles:
     """The role of each axis of a view, from those of its dimensions."""
     return frozenset(
-        (axis, factor.picked if factor.picked and role != "in" else role)
+        (axis, role)
         for digits, role in zip(view.dims, roles, strict=True)
-        for factor in digits
-        for axis in factor.axes
+        for axis, role in _roles_in(digits, role)
     )
+
+
+def _roles_in(digits: Digits, role: str) -> Iterator[tuple[int, str]]:
+    # An axis of length one that is repeated for the others, as a scale's may be, has no role.
+    repeated = any(not factor.axes for factor in digits)
+    for factor in digits:
+        for axis in factor.axes:
+            if factor.picked and role != "in":
+                yield axis, factor.picked
+            else:
+                yield axis, "one" if repeated and factor.size == 1 else role
 
 
 def _as_if_first(view: View, roles: Sequence[str]) -> Roles:
