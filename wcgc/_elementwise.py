@@ -66,7 +66,9 @@ def mul(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
             if number in views:
                 scaled = _of_both(views[number], scaled, eqn.primitive.name)
             views[number] = scaled
-    return [Value(shape, _varies([a, b]), inputs=inputs, views=views)]
+    # A scaled one-hot vector picks all the same.
+    one_hot = inputs and not views and (a.one_hot or b.one_hot)
+    return [Value(shape, _varies([a, b]), inputs=inputs, views=views, one_hot=one_hot)]
 
 
 def _of_both(a: View, b: View, name: str) -> View:

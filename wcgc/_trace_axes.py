@@ -16,7 +16,7 @@ from wcgc._uses import Use, verdict
 Verdict = KernelAxes | LeftAlone
 
 
-def trace_axes(function: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Any:
+def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Reads which axis of each parameter is what off the computation of a function.
 
     `function(params, *args, **kwargs)` is traced, not computed, and each parameter is followed to

@@ -59,14 +59,16 @@ def elementwise_use(view: View, how: str, shape: Shape) -> Use:
         for axis in factor.axes
     }
     roles = view.gone | remaining
-    if any(role == "in" for _, role in view.gone):
-        # A product with inputs that has been summed: those axes are in, and what they vary along
-        # besides is batch.
+    named = {role for axis, role in roles if shape[axis] > 1}
+    if {"in", "out"} <= named:
+        # A product with inputs that has been summed: what they vary along besides is batch.
         return kernel_use(dataclasses.replace(view, by_inputs=frozenset()), roles, shape)
     if view.altered:
         return Use("faint", how=view.altered)
-    if any(role == "lookup" for _, role in roles):
+    if "lookup" in named:
         return Use("plain", how="looked up by index")
+    if "in" in named:
+        return Use("plain", how="multiplied elementwise")
     if not any(shape[axis] > 1 for axis, _ in remaining):
         return Use("faint", how="its sum is used")
     if view.bonds:
