@@ -99,13 +99,15 @@ class TestKernelAxes:
         with pytest.raises(ValueError, match=r"KernelAxes\(.*\) names an axis twice"):
             KernelAxes(**arguments)
 
-    @pytest.mark.parametrize("name", ["in_axis", "out_axis"])
-    def test_needs_inputs_and_outputs(self, name):
+    def test_needs_outputs(self):
         with pytest.raises(
             ValueError,
-            match=rf"^{name} is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
+            match=r"^out_axis is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
         ):
-            KernelAxes(**{name: ()})
+            KernelAxes(out_axis=())
+
+    def test_needs_no_inputs(self):
+        assert KernelAxes((), (-2, -1)).resolve(4) == ((), (2, 3), (), (0, 1))
 
 
 class TestSliceAxes:
@@ -121,6 +123,7 @@ class TestSliceAxes:
             (KernelAxes(batch_axis=0), 4, (1, 2), (1, 3), (1,), (1, 2, 3)),
             (KernelAxes(-3, (-2, -1)), 3, (0,), (1, 2), (), (0, 1, 2)),
             (KernelAxes((0, 1), 2), 3, (0, 1), (2,), (), (0, 1, 2)),
+            (KernelAxes((), (-2, -1)), 4, (0, 1), (0, 1, 2, 3), (0, 1), (0, 1, 2, 3)),
         ],
     )
     def test_by_area(self, axes, ndim, tensor, channel, instance, whole):

@@ -136,6 +136,13 @@ class LeftAlone:
 
     Args:
       reason: why, for `explain`.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> axes = {"table": wcgc.LeftAlone("a table that is looked up"), "kernel": wcgc.FLAX}
+      >>> params = {"table": jnp.ones((4, 3)), "kernel": jnp.ones((3, 2))}
+      >>> wcgc.explain(params, axes=axes).rows[1].reason
+      'a table that is looked up'
     """
 
     reason: str
