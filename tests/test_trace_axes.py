@@ -197,6 +197,7 @@ LAYERS = {
         FLAX,
     ),
     "reversed": (lambda w, x: x @ w[::-1], (4, 3), "f4", FLAX),
+    "filters in another order": (lambda w, x: x @ w[:, np.array([2, 0, 1])], (4, 3), "f4", FLAX),
     "stacked, by index": (by_index, (3, 4, 2), "f3 f4", STACKED),
     "stacked, by scan": (by_scan, (3, 4, 2), "f3 f4", STACKED),
     "stacked, by a counter": (by_counter, (3, 4, 2), "f3 f4", STACKED),
@@ -472,6 +473,7 @@ def called_back_with_inputs(w, x):
 ALONE = {
     # what is said: functions of a (4, 4) parameter and a (2, 4) input
     "only added": [
+        lambda w, x: jnp.stack([x, x], 1) + w[np.array([[0, 1], [1, 2]])],
         lambda w, x: x[:, None] + w,
         lambda w, x: lax.scan(lambda c, b: (jnp.tanh(c + b), None), x, w)[0],
     ],
@@ -509,12 +511,12 @@ ALONE = {
         lambda w, x: x @ (w + w.T),
         lambda w, x: x @ (w @ w),
     ],
-    "cut into parts along its axis 0": [
+    "cut or rearranged along its axis 0": [
+        lambda w, x: x @ w[np.array([2, 0, 1, 3])],
         lambda w, x: x[:, :2] @ w[:2] + x[:, 2:] @ w[2:],
         lambda w, x: x[:, :3] @ w[:3],
     ],
     "its axis 0 is partly": [lambda w, x: jnp.einsum("bi,eio->beo", x[:, :2], w.reshape(2, 2, 4))],
-    "rearranged by constant indices": [lambda w, x: x @ w[np.array([2, 0, 1, 3])]],
     "no output axis": [lambda w, x: jnp.einsum("ij,ij->", w, x.T @ x)],
     "convolved with a kernel that depends on the inputs": [
         lambda w, x: convolve(x.reshape(2, 4, 1), w, ("NWC", "WIO", "NWC"))

@@ -241,14 +241,13 @@ def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
 
 
 def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Value]:
-    """`lax.gather`, as indexing makes it: a look-up, or a pick of one place by a counter."""
+    """`lax.gather`, as indexing makes it: a look-up, or a pick of places by constants."""
     numbers, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], _shape(eqn)
     record.meet(indices, "used as an index")
     inputs = value.inputs or indices.inputs
     picked = "lookup" if indices.inputs else "batch"
     places = [d for d in range(len(shape)) if d not in numbers.offset_dims]
     index_shape = indices.shape[:-1]
-    single = all(indices.shape[d] == 1 for d in range(len(index_shape)))
     collapsed = set(numbers.collapsed_slice_dims)
     paired = dict(
         zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
@@ -256,18 +255,18 @@ def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Val
 
     def change(view: View) -> View:
         dims: list[Digits] = [()] * len(shape)
+        # Along the dimensions of constant indices, what they pick lies in another order.
+        indexed = () if indices.inputs else sum((view.dims[d] for d in collapsed), ())
         for place, n in zip(places, index_shape, strict=True):
-            dims[place] = repeats(n)
+            dims[place] = merged(indexed, n, part=True) if n > 1 else ()
         offsets = iter(numbers.offset_dims)
         for d, digits in enumerate(view.dims):
             if d in paired:
                 dims[places[paired[d]]] = digits
-            elif d in collapsed:
-                view = view.lose(sliced(digits, None, 1, picked), "one")
-                if not (single or indices.inputs) and view.dims[d] and value.shape[d] > 1:
-                    view = view.alter("it is rearranged by constant indices")
-            else:
+            elif d not in collapsed:
                 dims[next(offsets)] = sliced(digits, None, sizes[d], picked)
+            elif indices.inputs or math.prod(index_shape) == 1:
+                view = view.lose(sliced(digits, None, 1, picked), "one")
         return view.rearrange(dims)
 
     source = opaque(value.shape, inputs).with_views(value.views)

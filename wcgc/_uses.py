@@ -42,9 +42,7 @@ def kernel_use(view: View, roles: Roles, shape: Shape) -> Use:
         return Use("refused", how=view.altered)
     if summed & view.partial:
         part = min(summed & view.partial)
-        return Use(
-            "refused", how=f"it is cut into parts along its axis {part}, which is summed over"
-        )
+        return Use("refused", how=f"it is cut or rearranged along its axis {part}, which is summed")
     if summed & (view.scaled | view.by_inputs):
         return Use("refused", how=VARYING)
     return Use("kernel", roles)
