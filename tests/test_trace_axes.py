@@ -348,6 +348,39 @@ def test_a_convolution_by_multiply_and_sum():
     assert as_sets(connected.any(axis=0)) == slices(axes, (2, 4, 3), "tensor")
 
 
+def sharded_over_eight(params, x):
+    mesh = jax.sharding.AbstractMesh(
+        (4, 2), ("e", "m"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
+
+    def block(params, x):
+        whole = lax.all_gather(params["gathered"], "m", axis=1, tiled=True)
+        stage = params["stages"][0]
+        hidden = jnp.einsum("td,edf->etf", x @ whole @ stage, params["experts"])
+        hidden = jnp.tanh(lax.psum(hidden.sum(0), "e"))
+        return lax.psum(hidden @ params["rows"], "m")
+
+    specs = {"gathered": P(None, "m"), "stages": P("e"), "experts": P("e", None, "m")}
+    return jax.shard_map(
+        block, mesh=mesh, in_specs=(specs | {"rows": P("m")}, P()), out_specs=P(), check_vma=False
+    )(params, x)
+
+
+def test_kernels_in_blocks_on_eight_devices():
+    params = {
+        "gathered": array(6, 8),
+        "stages": array(4, 8, 8),
+        "experts": array(8, 8, 10),
+        "rows": array(10, 6),
+    }
+    assert wcgc.trace_axes(sharded_over_eight, params, array(5, 6)) == {
+        "gathered": FLAX,
+        "stages": STACKED,
+        "experts": KernelAxes(-2, (-3, -1)),
+        "rows": FLAX,
+    }
+
+
 def test_weight_normalization(rng):
     def function(params, x):
         kernel = params["v"] * params["g"] / jnp.linalg.norm(params["v"], axis=0, keepdims=True)
