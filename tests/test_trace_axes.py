@@ -43,6 +43,10 @@ def convolve(kernel, x, layout, groups=1, **kwargs):
     )[0]
 
 
+def convolve_zeros(kernel):
+    return convolve(kernel[None], jnp.zeros((2, 4)), ("NWC", "WIO", "NWC"))[0]
+
+
 def by_index(kernels, x):
     return jnp.stack([x[i] @ kernels[i] for i in range(3)])
 
@@ -221,6 +225,18 @@ LAYERS = {
         "f4",
         KernelAxes(-2, (-3, -1)),
     ),
+    "reshaped in another order": (
+        lambda w, x: x @ lax.reshape(w, (4, 6), dimensions=(2, 0, 1)),
+        (2, 3, 4),
+        "f4",
+        KernelAxes(-1, (-3, -2)),
+    ),
+    "zeros in between": (
+        lambda w, x: x @ w + jnp.zeros(4) @ w + convolve_zeros(w),
+        (4, 3),
+        "f4",
+        FLAX,
+    ),
     "jit": (lambda w, x: jax.jit(jnp.matmul)(x, w), (4, 3), "f4", FLAX),
     "remat": (lambda w, x: jax.checkpoint(jnp.matmul)(x, w), (4, 3), "f4", FLAX),
     "custom_vjp": (lambda w, x: x @ halved(w), (4, 3), "f4", FLAX),
@@ -346,6 +362,19 @@ def test_a_convolution_by_multiply_and_sum():
     assert axes == KernelAxes((-3, -2), -1)
     connected = connections(function, (2, 4, 3), "p4 f4")
     assert as_sets(connected.any(axis=0)) == slices(axes, (2, 4, 3), "tensor")
+
+
+def test_blocks_that_are_gathered_along_an_axis_of_their_own():
+    mesh = jax.sharding.AbstractMesh((3,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def function(w, x):
+        def block(w, x):
+            return jnp.einsum("bi,eio->beo", x, lax.all_gather(w[0], "e"))
+
+        specs = {"in_specs": (P("e"), P()), "out_specs": P(), "check_vma": False}
+        return jax.shard_map(block, mesh=mesh, **specs)(w, x)
+
+    assert wcgc.trace_axes(function, array(3, 4, 5), array(2, 4)) == STACKED
 
 
 def sharded_over_eight(params, x):
@@ -475,6 +504,16 @@ def test_products_of_parameters_added_to_a_kernel():
     assert wcgc.trace_axes(after_the_input, params, array(7, 6)) == dict.fromkeys(shapes, FLAX)
 
 
+def test_products_of_parameters_whose_order_is_not_known_are_left_alone():
+    def two_paths(params, x):
+        return x @ (params["w"] + (params["a"] + params["c"]) @ params["b"])
+
+    params = {"w": array(6, 5), "a": array(6, 2), "c": array(6, 2), "b": array(2, 5)}
+    axes = wcgc.trace_axes(two_paths, params, array(7, 6))
+    assert axes.pop("w") == FLAX
+    assert all("multiplied with constants or other parameters" in reason(v) for v in axes.values())
+
+
 def test_products_of_parameters_that_may_be_read_either_way_are_left_alone():
     def seeds(params, x):
         return jnp.einsum("nk,btk->btn", params["seeds"] @ params["w"], x)
@@ -499,6 +538,10 @@ def called_back(w, x):
     return x @ jax.pure_callback(lambda w: w, array(4, 4), w)
 
 
+def shifted(w, x):
+    return jnp.pad(x[:, None] * w, 1)
+
+
 def called_back_with_inputs(w, x):
     return jax.pure_callback(lambda w, x: x, array(2, 4), w, x)
 
@@ -515,6 +558,9 @@ ALONE = {
         lambda w, x: lax.scan(lambda c, s: (jnp.tanh(c) * s, None), x, w)[0],
         lambda w, x: jnp.tanh(x[:, None] * w).sum(1),
         lambda w, x: jnp.einsum("bi,ij->bij", x, w),
+        lambda w, x: (x[:, None] * w) * w,
+        shifted,
+        lambda w, x: (x[:, None] * w) @ jnp.ones((4, 3)),
     ],
     "only looked up by index": [
         lambda w, x: w[x[0].astype(jnp.int32)],
@@ -523,6 +569,8 @@ ALONE = {
     ],
     "tied embeddings": [lambda w, x: jnp.tanh(w[x[0].astype(jnp.int32)]) @ w.T],
     "only concatenated with inputs": [lambda w, x: jnp.concatenate([w, x])],
+    "only put in place of some inputs": [lambda w, x: jnp.where(x > 0, x, w[:2])],
+    "only an operand of max": [lambda w, x: jnp.maximum(x[:, None], w)],
     "meets no input": [lambda w, x: x, lambda w, x: (x, w)],
     "its axis 0 is an input axis in one place and an output axis in another": [recurrent_twice],
     "a kernel in one place and added in another": [lambda w, x: (x @ w)[:, None] + w],
@@ -532,9 +580,35 @@ ALONE = {
         lambda w, x: x @ jnp.where(MASK > 0, w, 0),
         lambda w, x: jnp.einsum("bi,bio->bo", x, w * x[:, :, None]),
         lambda w, x: x @ (w * jnp.abs(w)),
+        lambda w, x: jnp.einsum("bij,bij->bi", x[:, None] * w, x[:, None] * jnp.ones((4, 1))),
         lambda w, x: x @ (w / jnp.linalg.norm(w, axis=1, keepdims=True)),
     ],
-    "goes through tanh": [lambda w, x: x @ jnp.tanh(w)],
+    "goes through tanh": [
+        lambda w, x: x @ jnp.tanh(w),
+        lambda w, x: x + jnp.tanh(w)[0],
+        lambda w, x: lax.cond(jnp.tanh(w).sum() > 0, lambda: x, lambda: -x),
+    ],
+    "goes through mul": [lambda w, x: x @ (w * w)],
+    "goes through div": [lambda w, x: x[:, None] / w],
+    "goes through exp": [lambda w, x: x @ (jnp.exp(w) * jnp.tanh(w))],
+    "only a summary of it is used": [
+        lambda w, x: x + w.sum(),
+        lambda w, x: lax.pad(x, w[0, 0], [(1, 1, 0), (0, 0, 0)]),
+    ],
+    "multiplied with constants or other parameters": [
+        lambda w, x: x @ (MASK @ w),
+        lambda w, x: MASK @ w + x[0],
+    ],
+    "convolved with constants": [
+        lambda w, x: x @ convolve(jnp.ones((3, 4, 4)), w, ("NWC", "WIO", "NWC"))
+    ],
+    "convolved in groups of samples": [
+        lambda w, x: lax.conv_general_dilated(
+            x[..., None], w[..., None], (1,), "SAME", batch_group_count=2
+        )
+    ],
+    "padded with more than zeros": [lambda w, x: jnp.pad(x, 1) @ jnp.pad(w, 1, constant_values=1)],
+    "an operand of ragged_dot": [lambda w, x: lax.ragged_dot(w, x[None].mT, jnp.array([4]))],
     "goes through convert_element_type": [lambda w, x: x @ w.astype(jnp.int8).astype(x.dtype)],
     "goes through cumsum": [lambda w, x: x @ jnp.cumsum(w, axis=0)],
     "goes through pure_callback": [called_back],

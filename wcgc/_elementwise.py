@@ -92,9 +92,8 @@ def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Valu
     """`lax.select_n`."""
     shape, spread = _spread(eqn, cases)
     if which.inputs or any(case.inputs for case in cases):
-        how = "put in place of some inputs" if len(cases) > 1 else "chosen by inputs"
         for value in (which, *spread):
-            record.meet(value, how)
+            record.meet(value, "put in place of some inputs")
         return [opaque(shape, True)]
     along = broadcast(which, shape)
     views: dict[int, View] = {}

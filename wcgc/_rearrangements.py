@@ -221,8 +221,9 @@ def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> 
 def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
     """`lax.pad`."""
     shape = _shape(eqn)
-    if value.inputs:
+    if value.inputs or filler.inputs:
         record.meet(value, "padded")
+        record.meet(filler, "padded")
         return [opaque(shape, True)]
     longer = rearranged(
         value,
@@ -236,8 +237,9 @@ def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
     if not filler.zero:
         how = "it is padded with more than zeros"
         longer = longer.with_views({n: view.alter(how) for n, view in longer.views.items()})
-    record.meet(filler, "padded")
-    return [dataclasses.replace(longer, inputs=filler.inputs, zero=value.zero and filler.zero)]
+        views = agreed(longer.views, {n: view.alter(how) for n, view in filler.views.items()}, how)
+        longer = longer.with_views(views)
+    return [dataclasses.replace(longer, zero=value.zero and filler.zero)]
 
 
 def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Value]:

@@ -68,7 +68,7 @@ def elementwise_use(view: View, how: str, shape: Shape) -> Use:
     if "in" in named:
         return Use("plain", how="multiplied elementwise")
     if not any(shape[axis] > 1 for axis, _ in remaining):
-        return Use("faint", how="its sum is used")
+        return Use("faint", how="only a summary of it is used")
     if view.bonds:
         return Use("bonded", roles | {(axis, "in") for axis, _ in view.bonds})
     return Use("plain", how="multiplied elementwise" if view.by_inputs else how)
