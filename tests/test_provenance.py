@@ -1,5 +1,8 @@
 """Where the axes of rearranged values come from, against index arrays that NumPy rearranges."""
 
+import cProfile
+import pstats
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -7,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from wcgc._follow import Follower
 from wcgc._provenance import Factor, View, opaque, parameter, reshaped, resized, sliced
@@ -167,3 +171,38 @@ def test_zeros_are_known():
     results = Follower(Recorder({})).run(program, [opaque((3, 2), True)])
     assert [result.zero for result in results] == [True, True, True, True, True, False, False]
     assert results[5].inputs
+
+
+def one_by_one(params, x):
+    for kernel, bias in params:
+        x = jnp.tanh(x @ kernel + bias)
+    return x
+
+
+def through_one_vector(params, x):
+    vector, unravel = ravel_pytree(params)
+    return one_by_one(unravel(-2 * vector), x)
+
+
+def stacked_and_scanned(params, x):
+    stacks = [jnp.stack(leaves) for leaves in zip(*params, strict=True)]
+    return lax.scan(lambda x, layer: (one_by_one([layer], x), None), x, stacks)[0]
+
+
+@pytest.mark.parametrize("function", [one_by_one, through_one_vector, stacked_and_scanned])
+def test_the_cost_is_linear_in_the_number_of_leaves(function):
+    def calls(layers):
+        shapes = [(8, 8), (8, 1)] * layers
+        params = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        pairs = list(zip(params[::2], params[1::2], strict=True))
+        x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+        program = jax.make_jaxpr(function)(pairs, x)
+        record = Recorder(dict(enumerate(shapes)))
+        operands = [parameter(i, shape) for i, shape in enumerate(shapes)]
+        with cProfile.Profile() as profile:
+            Follower(record).run(program, [*operands, opaque((8, 8), True)])
+        kernels = {number for number, use in record.uses if use.kind == "kernel"}
+        assert kernels == set(range(0, 2 * layers, 2))
+        return pstats.Stats(profile).total_calls
+
+    assert calls(100) < 2.2 * calls(50)

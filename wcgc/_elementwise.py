@@ -22,7 +22,7 @@ def _varies(values: list[Value]) -> tuple[bool, ...]:
 
 def linear(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """A linear function of one operand, such as a negation."""
-    return [dataclasses.replace(value, one_hot=False, pieces=None)]
+    return [dataclasses.replace(value, one_hot=False)]
 
 
 def convert(record: Recorder, eqn: Any, value: Value) -> list[Value]:
@@ -54,6 +54,9 @@ def mul(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     shape, (a, b) = _spread(eqn, values)
     if a.zero or b.zero:
         return [Value(shape, (False,) * len(shape), zero=True)]
+    for value, factor in ((a, b), (b, a)):
+        if not (factor.inputs or factor.views or any(factor.varies)):
+            return [value]
     inputs = a.inputs or b.inputs
     if inputs and a.views and b.views:
         record.meet(a, "multiplied elementwise")

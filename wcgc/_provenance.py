@@ -122,7 +122,7 @@ class Value:
       views: the parameters that it depends on, by number, and how.
       zero: whether it is known to be zero.
       one_hot: whether it comes from comparing inputs with a range of numbers.
-      pieces: the dimension along which it was put together, and from what.
+      pieces: the dimension along which it was put together, from what, and where each begins.
     """
 
     shape: Shape
@@ -131,7 +131,7 @@ class Value:
     views: Mapping[int, View] = dataclasses.field(default_factory=dict)
     zero: bool = False
     one_hot: bool = False
-    pieces: "tuple[int, tuple[Value, ...]] | None" = None
+    pieces: "tuple[int, tuple[Value, ...], tuple[int, ...]] | None" = None
 
     def with_views(self, views: Mapping[int, View]) -> "Value":
         """The same value, seen so."""

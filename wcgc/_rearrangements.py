@@ -1,6 +1,8 @@
 """Operations that move, copy, cut or put together: each axis stays what it was."""
 
+import bisect
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -133,11 +135,11 @@ def _cut(value: Value, d: int, start: int | None, size: int, picked: str = "batc
     if size == value.shape[d]:
         return value
     if value.pieces is not None and value.pieces[0] == d and start is not None:
-        first = 0
-        for piece in value.pieces[1]:
-            if first <= start and start + size <= first + piece.shape[d]:
-                return _cut(piece, d, start - first, size, picked)
-            first += piece.shape[d]
+        _, pieces, begins = value.pieces
+        which = bisect.bisect_right(begins, start) - 1
+        within = start - begins[which]
+        if within + size <= pieces[which].shape[d]:
+            return _cut(pieces[which], d, within, size, picked)
     shape = (*value.shape[:d], size, *value.shape[d + 1 :])
     return rearranged(
         value,
@@ -215,7 +217,9 @@ def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> 
         n > 1 and (i == d or any(value.varies[i] for value in values)) for i, n in enumerate(shape)
     )
     zero = all(value.zero for value in values)
-    return Value(shape, tuple(varies), views=views, zero=zero, pieces=(d, tuple(values)))
+    ends = itertools.accumulate((value.shape[d] for value in values), initial=0)
+    pieces = d, tuple(values), tuple(ends)[:-1]
+    return Value(shape, tuple(varies), views=views, zero=zero, pieces=pieces)
 
 
 def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
