@@ -119,6 +119,9 @@ class TestKernelAxes:
             with pytest.raises(TypeError, match=r"_axis must be an integer or a sequence of int"):
                 KernelAxes(**arguments)
 
+    def test_needs_no_inputs(self):
+        assert KernelAxes((), (-2, -1)).resolve(4) == ((), (2, 3), (), (0, 1))
+
 
 class TestSliceAxes:
     """Which axes one slice spans, for the areas of Table 2."""
@@ -133,6 +136,7 @@ class TestSliceAxes:
             (KernelAxes(batch_axis=0), 4, (1, 2), (1, 3), (1,), (1, 2, 3)),
             (KernelAxes(-3, (-2, -1)), 3, (0,), (1, 2), (), (0, 1, 2)),
             (KernelAxes((0, 1), 2), 3, (0, 1), (2,), (), (0, 1, 2)),
+            (KernelAxes((), (-2, -1)), 4, (0, 1), (0, 1, 2, 3), (0, 1), (0, 1, 2, 3)),
         ],
     )
     def test_by_area(self, axes, ndim, tensor, channel, instance, whole):

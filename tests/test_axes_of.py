@@ -1,6 +1,5 @@
 """`axes_of` against the definition: which kernel entries carry which input to which output."""
 
-import math
 import sys
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from perturbation import as_sets, connections, slices
 
 import wcgc
 from wcgc import LeftAlone
@@ -222,14 +222,8 @@ def at(tree, path):
     return tree
 
 
-def connections(module, path, apply, inputs):
-    """Whether kernel entry k carries input feature i to output feature o: an array (i, o, k).
-
-    The derivative of the output by kernel and input tells, since layers are linear in either.
-    Features at different positions, over which a convolution slides, are one unit.
-    """
-    kinds = [axis[0] for axis in inputs.split()]
-    shape = tuple(int(axis[1:]) for axis in inputs.split())
+def connected_entries(module, path, apply, inputs):
+    """`connections` of the kernel at `path` of a module, all other parameters being one."""
     graphdef, state = nnx.split(module)
     state = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), state)
     names = path.split("/")
@@ -242,37 +236,7 @@ def connections(module, path, apply, inputs):
         getattr(holder, names[-1]).set_value(kernel)
         return apply(copy, x)
 
-    kernel = at(state, path).get_value()
-    one_hot = jnp.eye(np.prod(shape)).reshape(-1, *shape)
-    jacobian = jax.jit(jax.vmap(jax.jacfwd(output), in_axes=(None, 0)))(kernel, one_hot)
-    connected = np.asarray(jacobian) != 0
-    connected = connected.reshape(*shape, *connected.shape[1 : -kernel.ndim], kernel.size)
-    # In the output, positions come after the same features as in the input.
-    positions = [axis for axis, kind in enumerate(kinds) if kind == "p"]
-    connected = connected.any(axis=(*positions, *(len(shape) + axis for axis in positions)))
-    features = math.prod(size for size, kind in zip(shape, kinds, strict=True) if kind == "f")
-    return connected.reshape(features, -1, kernel.size)
-
-
-def as_sets(rows):
-    """The non-empty sets of kernel entries among the rows of a boolean array."""
-    return {frozenset(np.flatnonzero(row)) for row in rows.reshape(-1, rows.shape[-1]) if row.any()}
-
-
-def slices(axes, shape, area):
-    """The sets of kernel entries of each slice, from the roles that `axes` gives."""
-    in_axes, out_axes, batch_axes, _ = axes.resolve(len(shape))
-    kept = {
-        "tensor": out_axes + batch_axes,
-        "channel": in_axes + batch_axes,
-        "instance": in_axes + out_axes + batch_axes,
-    }[area]
-    entries = np.arange(np.prod(shape)).reshape(shape)
-    entries = np.moveaxis(entries, kept, range(len(kept)))
-    return {
-        frozenset(entries[index].ravel().tolist())
-        for index in np.ndindex(entries.shape[: len(kept)])
-    }
+    return connections(output, at(state, path).shape, inputs)
 
 
 def abstract(make):
@@ -285,18 +249,78 @@ def test_axes_are_those_that_inputs_and_outputs_show(name):
     module = abstract(make)
     axes = at(wcgc.axes_of(module), path)
     shape = at(nnx.state(module), path).shape
-    connected = connections(module, path, apply, inputs)
+    connected = connected_entries(module, path, apply, inputs)
     assert as_sets(connected.any(axis=0)) == slices(axes, shape, "tensor")
     assert as_sets(connected) == slices(axes, shape, "instance")
     if name not in GROUPED:
         assert as_sets(connected.any(axis=1)) == slices(axes, shape, "channel")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_traced_axes_are_the_same(name):
+    make, path, apply, inputs = CASES[name]
+    module = abstract(make)
+    x = jax.ShapeDtypeStruct(tuple(int(axis[1:]) for axis in inputs.split()), jnp.float32)
+    traced = wcgc.trace_axes(apply, module, x)
+    assert at(traced, path) == at(wcgc.axes_of(module), path)
+
+
+WHOLE = {
+    # name: (makes the module, the shapes of its inputs)
+    "attention": (attention, [(2, 7, 4), (2, 6, 5)]),
+    "attention with norms": (
+        lambda rngs: nnx.MultiHeadAttention(2, 4, normalize_qk=True, rngs=rngs),
+        [(2, 7, 4)],
+    ),
+    "LSTM": (lambda rngs: nnx.RNN(nnx.LSTMCell(4, 3, rngs=rngs), rngs=rngs), [(2, 7, 4)]),
+    "optimized LSTM": (
+        lambda rngs: nnx.RNN(nnx.OptimizedLSTMCell(4, 3, rngs=rngs), unroll=7, rngs=rngs),
+        [(2, 7, 4)],
+    ),
+    "both directions": (
+        lambda rngs: nnx.Bidirectional(
+            nnx.RNN(nnx.GRUCell(4, 3, rngs=rngs), rngs=rngs),
+            nnx.RNN(nnx.SimpleCell(4, 3, rngs=rngs), rngs=rngs),
+            rngs=rngs,
+        ),
+        [(2, 7, 4)],
+    ),
+    "LoRALinear": (CASES["LoRALinear"][0], [(2, 4)]),
+    "SpectralNorm": (CASES["SpectralNorm"][0], [(2, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_traced_axes_of_whole_modules_are_the_same(name):
+    make, shapes = WHOLE[name]
+    module = abstract(make)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def apply(module, *inputs):
+        kwargs = {"decode": False} if isinstance(module, nnx.MultiHeadAttention) else {}
+        return module(*inputs, **kwargs)
+
+    traced = by_text(wcgc.trace_axes(apply, module, *inputs))
+    read = by_text(wcgc.axes_of(module))
+    assert traced.keys() == read.keys()
+    for path, axes in read.items():
+        assert traced[path] == axes or (
+            axes is None and isinstance(traced[path], wcgc.LeftAlone)
+        ), path
+
+
+def test_traced_axes_of_weight_norm_are_the_same():
+    # Its scales are no variables, so that it does not work on shapes alone.
+    module = CASES["WeightNorm"][0](nnx.Rngs(0))
+    traced = by_text(wcgc.trace_axes(call, module, jax.ShapeDtypeStruct((2, 4), jnp.float32)))
+    assert traced["layer_instance/kernel"] == by_text(wcgc.axes_of(module))["layer_instance/kernel"]
+
+
 @pytest.mark.parametrize("name", GROUPED)
 def test_channel_slices_of_grouped_kernels_run_through_all_groups(name):
     make, path, apply, inputs = GROUPED[name]
     module = abstract(make)
-    connected = connections(module, path, apply, inputs).any(axis=1)
+    connected = connected_entries(module, path, apply, inputs).any(axis=1)
     groups, fan_in = module.feature_group_count, module.in_features // module.feature_group_count
     across = connected.reshape(groups, fan_in, -1).any(axis=0)
     axes = wcgc.axes_of(module)["kernel"]

@@ -10,6 +10,7 @@ from wcgc._measure import measure
 from wcgc._muon import muon_dimension_numbers
 from wcgc._projections import centralize, normalize, standardize
 from wcgc._rms_norm import layer_norm_to_rms_norm
+from wcgc._trace_axes import trace_axes
 from wcgc._transforms import (
     centralize_gradients,
     centralize_params,
@@ -41,6 +42,7 @@ __all__ = [
     "standardize",
     "standardize_error",
     "standardize_params",
+    "trace_axes",
 ]
 
 __version__ = "0.1.0"

@@ -141,7 +141,7 @@ class KernelAxes:
                 object.__setattr__(self, field.name, axes)
             if not axes and field.name == "out_axis":
                 raise ValueError(
-                    f"{field.name} is empty; name at least one axis, or give None in place of the "
+                    "out_axis is empty; name at least one axis, or give None in place of the "
                     "KernelAxes for a parameter that is not a kernel."
                 )
             named += axes

@@ -1,0 +1,208 @@
+"""Where the axes of rearranged values come from, against index arrays that NumPy rearranges."""
+
+import cProfile
+import pstats
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from wcgc._follow import Follower
+from wcgc._provenance import Factor, View, opaque, parameter, reshaped, resized, sliced
+from wcgc._recorder import Recorder
+
+
+def followed(function, shape):
+    """What is known of the result of a function of one parameter."""
+    program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    record = Recorder({0: shape})
+    (result,) = Follower(record).run(program, [parameter(0, shape)])
+    assert not record.uses
+    return result
+
+
+def dependencies(function, shape):
+    """For each dimension of the result, the axes whose index changes along it."""
+    places = [np.asarray(function(jnp.asarray(axis))) for axis in np.indices(shape)]
+    return [
+        {
+            axis
+            for axis, place in enumerate(places)
+            if (place != np.take(place, [0], axis=dimension)).any()
+        }
+        for dimension in range(places[0].ndim)
+    ]
+
+
+@st.composite
+def rearrangements(draw):
+    """A shape, and a function that moves, splits, merges, cuts and repeats."""
+    shape = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)))
+    steps, current = [], shape
+    for _ in range(draw(st.integers(1, 5))):
+        kind = draw(st.sampled_from(["transpose", "merge", "split", "repeat", "flip", "cut"]))
+        dims = len(current)
+        at = draw(st.integers(0, dims - 1))
+        if kind == "transpose":
+            order = tuple(draw(st.permutations(range(dims))))
+            steps.append(lambda w, order=order: w.transpose(order))
+        elif kind == "merge" and dims > 1:
+            at = min(at, dims - 2)
+            merged = (*current[:at], current[at] * current[at + 1], *current[at + 2 :])
+            steps.append(lambda w, merged=merged: w.reshape(merged))
+        elif kind == "split" and current[at] % 2 == 0:
+            split = (*current[:at], 2, current[at] // 2, *current[at + 1 :])
+            steps.append(lambda w, split=split: w.reshape(split))
+        elif kind == "repeat":
+            steps.append(lambda w, at=at: jnp.repeat(w[None], 2, axis=0))
+        elif kind == "flip":
+            steps.append(lambda w, at=at: jnp.flip(w, at))
+        elif kind == "cut" and current[at] > 2:
+            steps.append(lambda w, at=at: lax.slice_in_dim(w, 1, w.shape[at], axis=at))
+        current = jax.eval_shape(
+            lambda w: _applied(steps, w), jax.ShapeDtypeStruct(shape, jnp.float32)
+        ).shape
+    return shape, lambda w: _applied(steps, w)
+
+
+def _applied(steps, w):
+    for step in steps:
+        w = step(w)
+    return w
+
+
+@hypothesis.given(rearrangements())
+def test_each_dimension_comes_from_the_axes_whose_index_changes_along_it(case):
+    shape, function = case
+    result = followed(function, shape)
+    view = result.views[0]
+    for dimension, axes in enumerate(dependencies(function, shape)):
+        # Cut parts may be mixed with more than they hold, never with less.
+        found = {axis for axis in view.axes([dimension]) if shape[axis] > 1}
+        assert axes <= found if any(f.part for d in view.dims for f in d) else axes == found
+        assert result.varies[dimension] or not axes
+    for digits, length in zip(view.dims, result.shape, strict=True):
+        assert np.prod([factor.size for factor in digits]) == length
+
+
+def test_digits_split_and_merge():
+    view = View(((Factor((0,), 6),), (Factor((1,), 4),)))
+    assert reshaped(view, (2, 3, 4)).dims == (
+        (Factor((0,), 2),),
+        (Factor((0,), 3),),
+        (Factor((1,), 4),),
+    )
+    assert reshaped(view, (24,)).dims == ((Factor((0,), 6), Factor((1,), 4)),)
+    # 8 x 3 cuts across both axes.
+    assert reshaped(view, (8, 3)).dims == ((Factor((0, 1), 8),), (Factor((0, 1), 3),))
+    assert reshaped(reshaped(view, (24,)), (6, 4)) == view
+
+
+def test_axes_of_length_one_keep_a_place():
+    view = View(((Factor((0,), 3),), (Factor((1,), 4),), (Factor((2,), 1),)))
+    assert reshaped(view, (3, 1, 4)).dims == (
+        (Factor((0,), 3),),
+        (),
+        (Factor((1,), 4), Factor((2,), 1)),
+    )
+    alone = View(((Factor((0,), 1),), (Factor((1,), 4),)))
+    assert reshaped(alone, (4,)).dims == ((Factor((0,), 1), Factor((1,), 4)),)
+
+
+def test_a_picked_place_is_no_dimension_after_a_reshape():
+    view = View(((Factor((0,), 1, picked="batch"),), (Factor((1,), 4),)))
+    flat = reshaped(view, (4,))
+    assert flat.dims == ((Factor((1,), 4),),)
+    assert flat.gone == {(0, "batch")}
+
+
+def test_slices_of_merged_axes():
+    merged = (Factor((0,), 3), Factor((1,), 4))
+    assert sliced(merged, 0, 12) == merged
+    assert sliced(merged, 4, 8) == (Factor((0,), 2, part=True), Factor((1,), 4))
+    assert sliced(merged, 2, 8) == (Factor((0, 1), 8, part=True),)
+    assert sliced(merged, None, 8) == (Factor((0, 1), 8, part=True),)
+    assert sliced(merged, None, 1, "lookup") == (
+        Factor((0,), 1, picked="lookup"),
+        Factor((1,), 1, picked="lookup"),
+    )
+
+
+def test_blocks_of_a_sharded_dimension():
+    merged = (Factor((0,), 6), Factor((1,), 4))
+    assert resized(merged, 8) == (Factor((0,), 2), Factor((1,), 4))
+    assert resized(resized(merged, 8), 24) == merged
+    assert resized((Factor((0,), 3),), 1) == (Factor((0,), 1, picked="batch"),)
+    assert resized((), 4) == (Factor((), 4),)
+
+
+@pytest.mark.parametrize(
+    ("function", "varies"),
+    [
+        (lambda: jnp.zeros((2, 3)), (False, False)),
+        (lambda: jnp.arange(3.0), (True,)),
+        (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)), (False, True)),
+        (lambda: jnp.arange(3.0)[:, None] * jnp.ones((1, 2)), (True, False)),
+        (lambda: jnp.ones((2, 3)).reshape(6), (False,)),
+        (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).reshape(6), (True,)),
+        (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).T, (True, False)),
+        (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).sum(1), (False,)),
+        (lambda: jnp.exp(lax.broadcasted_iota(jnp.float32, (2, 3), 1)), (False, True)),
+    ],
+)
+def test_along_which_dimensions_constants_vary(function, varies):
+    program = jax.make_jaxpr(function)()
+    (result,) = Follower(Recorder({})).run(program, [])
+    assert result.varies == varies
+    assert not result.inputs
+
+
+def test_zeros_are_known():
+    def function(x):
+        zeros = jnp.zeros((2, 3)).reshape(3, 2).T
+        return zeros, zeros @ x, x * 0, zeros + zeros, jnp.ones(3) * zeros, zeros + x.T, zeros + 1
+
+    program = jax.make_jaxpr(function)(jnp.ones((3, 2)))
+    results = Follower(Recorder({})).run(program, [opaque((3, 2), True)])
+    assert [result.zero for result in results] == [True, True, True, True, True, False, False]
+    assert results[5].inputs
+
+
+def one_by_one(params, x):
+    for kernel, bias in params:
+        x = jnp.tanh(x @ kernel + bias)
+    return x
+
+
+def through_one_vector(params, x):
+    vector, unravel = ravel_pytree(params)
+    return one_by_one(unravel(-2 * vector), x)
+
+
+def stacked_and_scanned(params, x):
+    stacks = [jnp.stack(leaves) for leaves in zip(*params, strict=True)]
+    return lax.scan(lambda x, layer: (one_by_one([layer], x), None), x, stacks)[0]
+
+
+@pytest.mark.parametrize("function", [one_by_one, through_one_vector, stacked_and_scanned])
+def test_the_cost_is_linear_in_the_number_of_leaves(function):
+    def calls(layers):
+        shapes = [(8, 8), (8, 1)] * layers
+        params = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        pairs = list(zip(params[::2], params[1::2], strict=True))
+        x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+        program = jax.make_jaxpr(function)(pairs, x)
+        record = Recorder(dict(enumerate(shapes)))
+        operands = [parameter(i, shape) for i, shape in enumerate(shapes)]
+        with cProfile.Profile() as profile:
+            Follower(record).run(program, [*operands, opaque((8, 8), True)])
+        kernels = {number for number, use in record.uses if use.kind == "kernel"}
+        assert kernels == set(range(0, 2 * layers, 2))
+        return pstats.Stats(profile).total_calls
+
+    assert calls(100) < 2.2 * calls(50)

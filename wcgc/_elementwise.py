@@ -1,0 +1,145 @@
+"""Operations that treat each element alike: sums, products, and all others."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from wcgc._provenance import Value, View, agreed, opaque
+from wcgc._rearrangements import broadcast
+from wcgc._recorder import Recorder
+from wcgc._uses import SELF
+
+
+def _spread(eqn: Any, values: tuple[Value, ...]) -> tuple[tuple[int, ...], list[Value]]:
+    shape = tuple(eqn.outvars[0].aval.shape)
+    return shape, [broadcast(value, shape) for value in values]
+
+
+def _varies(values: list[Value]) -> tuple[bool, ...]:
+    return tuple(map(any, zip(*(value.varies for value in values), strict=True)))
+
+
+def linear(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """A linear function of one operand, such as a negation."""
+    return [dataclasses.replace(value, one_hot=False)]
+
+
+def convert(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.convert_element_type`: linear unless it rounds to integers."""
+    dtype = eqn.params["new_dtype"]
+    if value.views and not jnp.issubdtype(dtype, jnp.inexact):
+        return other(record, eqn, value)
+    return [value]
+
+
+def add(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """Sums and differences."""
+    shape, spread = _spread(eqn, values)
+    rest = [value for value in spread if not value.zero]
+    if len(rest) == 1:
+        return [dataclasses.replace(rest[0], one_hot=False, pieces=None)]
+    if any(value.inputs for value in rest):
+        for value in rest:
+            record.meet(value, "added")
+        return [Value(shape, _varies(spread), inputs=True)]
+    views: dict[int, View] = {}
+    for value in rest:
+        views = agreed(views, value.views, SELF)
+    return [Value(shape, _varies(spread), views=views, zero=not rest)]
+
+
+def mul(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """Products."""
+    shape, (a, b) = _spread(eqn, values)
+    if a.zero or b.zero:
+        return [Value(shape, (False,) * len(shape), zero=True)]
+    for value, factor in ((a, b), (b, a)):
+        if not (factor.inputs or factor.views or any(factor.varies)):
+            return [value]
+    inputs = a.inputs or b.inputs
+    if inputs and a.views and b.views:
+        record.meet(a, "multiplied elementwise")
+        record.meet(b, "multiplied elementwise")
+        return [Value(shape, _varies([a, b]), inputs=True)]
+    views: dict[int, View] = {}
+    for value, factor in ((a, b), (b, a)):
+        for number, view in value.views.items():
+            scaled = view.scale(factor.varies, by_inputs=factor.inputs)
+            if number in views:
+                scaled = _of_both(views[number], scaled, eqn.primitive.name)
+            views[number] = scaled
+    # A scaled one-hot vector picks all the same.
+    one_hot = inputs and not views and (a.one_hot or b.one_hot)
+    return [Value(shape, _varies([a, b]), inputs=inputs, views=views, one_hot=one_hot)]
+
+
+def _of_both(a: View, b: View, name: str) -> View:
+    """The view of a parameter that both factors depend on, as in a division by its own norm."""
+    if a.altered and not b.altered:
+        return b
+    if b.altered and not a.altered:
+        return a
+    return a.alter(through(name))
+
+
+def div(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """Quotients: products with an inverse."""
+    a, b = values
+    if b.views:
+        (b,) = other(record, eqn, b)
+    return mul(record, eqn, a, b)
+
+
+def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Value]:
+    """`lax.select_n`."""
+    shape, spread = _spread(eqn, cases)
+    if which.inputs or any(case.inputs for case in cases):
+        for value in (which, *spread):
+            record.meet(value, "put in place of some inputs")
+        return [opaque(shape, True)]
+    along = broadcast(which, shape)
+    views: dict[int, View] = {}
+    for case in spread:
+        scaled = {n: view.scale(along.varies, by_inputs=False) for n, view in case.views.items()}
+        views = agreed(views, scaled, SELF)
+    hidden = {number: view.alter(SELF) for number, view in along.views.items()}
+    return [
+        Value(
+            shape,
+            _varies([along, *spread]),
+            views=agreed(views, hidden, SELF),
+            zero=all(case.zero for case in cases),
+        )
+    ]
+
+
+def other(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """Any other function of each element."""
+    shape, spread = tuple(eqn.outvars[0].aval.shape), list(values)
+    if all(len(value.shape) in (0, len(shape)) for value in values):
+        _, spread = _spread(eqn, values)
+    name = eqn.primitive.name
+    inputs = any(value.inputs for value in spread)
+    if inputs:
+        for value in spread:
+            record.meet(value, f"an operand of {name}")
+        return [Value(shape, _varies(spread), inputs=True)]
+    views: dict[int, View] = {}
+    for value in spread:
+        altered = {n: view.alter(through(name)) for n, view in value.views.items()}
+        views = agreed(views, altered, SELF)
+    return [Value(shape, _varies(spread), views=views)]
+
+
+def eq(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """Comparisons for equality, of which that of inputs with a range is one-hot."""
+    (result,) = other(record, eqn, *values)
+    constants = [value for value in values if not value.inputs]
+    one_hot = result.inputs and any(any(value.varies) for value in constants)
+    return [dataclasses.replace(result, one_hot=one_hot)]
+
+
+def through(name: str) -> str:
+    """Why a parameter is left alone that an operation which is not linear takes."""
+    return f"it goes through {name} before it meets the inputs"

@@ -1,0 +1,286 @@
+"""Follows values through a program: which operation is what, and how loops and calls nest."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from wcgc import _contractions, _elementwise, _rearrangements
+from wcgc._elementwise import through
+from wcgc._provenance import Value, View, agreed, opaque, repeats
+from wcgc._rearrangements import fitted, stacked, unstacked
+from wcgc._recorder import Recorder
+
+Rule = Callable[..., list[Value]]
+
+# Names rather than primitives, since JAX renames and moves those without notice. An operation that
+# is not here is never guessed at: parameters that run into it are left alone.
+RULES: dict[str, Rule] = {
+    "broadcast_in_dim": _rearrangements.broadcast_in_dim,
+    "reshape": _rearrangements.reshape,
+    "squeeze": _rearrangements.squeeze,
+    "transpose": _rearrangements.transpose,
+    "rev": _rearrangements.rev,
+    "slice": _rearrangements.slice_,
+    "dynamic_slice": _rearrangements.dynamic_slice,
+    "gather": _rearrangements.gather,
+    "split": _rearrangements.split,
+    "concatenate": _rearrangements.concatenate,
+    "stack": _rearrangements.stack,
+    "pad": _rearrangements.pad,
+    "reduce_sum": _rearrangements.reduce_sum,
+    "iota": _rearrangements.iota,
+    "all_gather": _rearrangements.all_gather,
+    "all_gather_invariant": _rearrangements.all_gather,
+    "dot_general": _contractions.dot_general,
+    "ragged_dot_general": _contractions.ragged_dot_general,
+    "conv_general_dilated": _contractions.conv_general_dilated,
+    "add": _elementwise.add,
+    "add_any": _elementwise.add,
+    "complex": _elementwise.add,
+    "sub": _elementwise.add,
+    "mul": _elementwise.mul,
+    "div": _elementwise.div,
+    "select_n": _elementwise.select,
+    "eq": _elementwise.eq,
+    "convert_element_type": _elementwise.convert,
+}
+
+RULES |= dict.fromkeys(
+    (
+        "copy",
+        "copy_p",
+        "device_put",
+        "layout_constraint",
+        "name",
+        "optimization_barrier",
+        "pbroadcast",
+        "pcast",
+        "pvary",
+        "reshard",
+        "sharding_constraint",
+        "stop_gradient",
+    ),
+    _rearrangements.same,
+)
+
+RULES |= dict.fromkeys(
+    ("conj", "imag", "neg", "ppermute", "real", "reduce_precision"), _elementwise.linear
+)
+
+_OTHERS = """
+    abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp cos cosh
+    digamma erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p
+    log2 logistic lt max min ne nextafter not or pow rem round rsqrt shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square tan tanh xor
+"""
+
+RULES |= dict.fromkeys(_OTHERS.split(), _elementwise.other)
+
+CALLS = frozenset(
+    {
+        "checkpoint",
+        "closed_call",
+        "core_call",
+        "custom_jvp_call",
+        "custom_lin",
+        "custom_vjp_call",
+        "custom_vjp_call_jaxpr",
+        "jit",
+        "pjit",
+        "remat",
+        "remat2",
+        "shard_map",
+    }
+)
+"""Operations that run a program on their operands."""
+
+PRINTS = frozenset({"debug_callback", "debug_print"})
+"""Operations that nothing depends on."""
+
+
+class Follower:
+    """Follows values through programs.
+
+    Args:
+      record: takes down where parameters meet inputs.
+    """
+
+    def __init__(self, record: Recorder):
+        self.record = record
+
+    def run(self, program: Any, operands: Sequence[Value]) -> list[Value]:
+        """The results of a program, open or closed over its constants.
+
+        Args:
+          program: a jaxpr.
+          operands: what is known of its operands.
+        """
+        jaxpr = _open(program)
+        known = {variable: opaque(_shape(variable), False) for variable in jaxpr.constvars}
+        known.update(zip(jaxpr.invars, operands, strict=True))
+
+        def look_up(atom: Any) -> Value:
+            if not hasattr(atom, "val"):
+                return known[atom]
+            shape = tuple(np.shape(atom.val))
+            return dataclasses.replace(opaque(shape, False), zero=_is_zero(atom.val))
+
+        for eqn in jaxpr.eqns:
+            results = self._step(eqn, [look_up(atom) for atom in eqn.invars])
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [look_up(atom) for atom in jaxpr.outvars]
+
+    def _step(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        name = eqn.primitive.name
+        if name in PRINTS:
+            return []
+        if name in RULES:
+            return RULES[name](self.record, eqn, *operands)
+        body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
+        if name in CALLS and body is not None:
+            return self._call(eqn, body, operands)
+        if any(value.views for value in operands):
+            if name == "scan":
+                return self._scan(eqn, operands)
+            if name == "while":
+                return self._while(eqn, operands)
+            if name == "cond":
+                return self._cond(eqn, operands)
+        return self._unknown(eqn, operands)
+
+    def _call(self, eqn: Any, body: Any, operands: list[Value]) -> list[Value]:
+        # Inside a shard_map, values are blocks of those outside.
+        invars = _open(body).invars
+        inside = [fitted(value, _shape(v)) for value, v in zip(operands, invars, strict=True)]
+        return [
+            fitted(value, _shape(variable))
+            for value, variable in zip(self.run(body, inside), eqn.outvars, strict=True)
+        ]
+
+    def _scan(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        body, length = eqn.params["jaxpr"], eqn.params["length"]
+        jaxpr = _open(body)
+        # What a scan runs through has one dimension more outside; JAX's versions name the counts
+        # differently.
+        through = [
+            len(value.shape) > len(_shape(v))
+            for value, v in zip(operands, jaxpr.invars, strict=True)
+        ]
+        made = [
+            len(_shape(outside)) > len(_shape(inside))
+            for outside, inside in zip(eqn.outvars, jaxpr.outvars, strict=True)
+        ]
+        carried = made.index(True) if True in made else len(made)
+        first = (through.index(True) if True in through else len(through)) - carried
+        constants = operands[:first]
+        carry = operands[first : first + carried]
+        each = [unstacked(value) for value in operands[first + carried :]]
+
+        def step(carry: list[Value]) -> list[Value]:
+            return self.run(body, [*constants, *carry, *each])
+
+        results = self._until_stable(step, carry, carried)
+        return results[:carried] + [stacked(value, length) for value in results[carried:]]
+
+    def _while(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        tested, constant = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        test = operands[:tested]
+        constants = operands[tested : tested + constant]
+        carry = operands[tested + constant :]
+
+        def step(carry: list[Value]) -> list[Value]:
+            self.run(eqn.params["cond_jaxpr"], [*test, *carry])
+            return self.run(eqn.params["body_jaxpr"], [*constants, *carry])
+
+        return self._until_stable(step, carry, len(carry))
+
+    def _until_stable(
+        self, step: Callable[[list[Value]], list[Value]], carry: list[Value], carried: int
+    ) -> list[Value]:
+        """The results of a loop when nothing more is learned of what it carries along."""
+        uses = self.record.uses
+        carry = [self._loosened(value) for value in carry]
+        while True:
+            self.record.uses = []
+            results = step(carry)
+            inside, self.record.uses = self.record.uses, uses
+            joined = [
+                self._joined(old, self._loosened(new), "carried along with inputs")
+                for old, new in zip(carry, results[:carried], strict=True)
+            ]
+            if joined == carry:
+                uses += inside
+                return joined + results[carried:]
+            # A pass that took for a constant what comes to depend on inputs counts for nothing.
+            carry = joined
+
+    def _loosened(self, value: Value) -> Value:
+        """The value without what a loop need not keep, so that few passes are needed."""
+        varies = tuple(n > 1 for n in value.shape)
+        return dataclasses.replace(value, varies=varies, one_hot=False, pieces=None)
+
+    def _cond(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        which, *rest = operands
+        self.record.meet(which, "used as a condition")
+        branches = [self.run(branch, rest) for branch in eqn.params["branches"]]
+        results = branches[0]
+        for branch in branches[1:]:
+            results = [
+                self._joined(a, b, "put in place of some inputs")
+                for a, b in zip(results, branch, strict=True)
+            ]
+        return [
+            dataclasses.replace(value, inputs=value.inputs or which.inputs) for value in results
+        ]
+
+    def _joined(self, a: Value, b: Value, how: str) -> Value:
+        """What is known of a value that is one of two."""
+        varies = tuple(map(any, zip(a.varies, b.varies, strict=True)))
+        zero = a.zero and b.zero
+        if a.inputs == b.inputs:
+            views = agreed(a.views, b.views, "it is rearranged differently in a loop or a branch")
+            return Value(a.shape, varies, a.inputs, views, zero)
+        for value in (a, b):
+            self.record.meet(value, how)
+        return Value(a.shape, varies, inputs=True)
+
+    def _unknown(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        name = eqn.primitive.name
+        inputs = any(value.inputs for value in operands)
+        how = f"it is handed to {name} with inputs, which cannot be looked into"
+        numbers = {number for value in operands for number in value.views}
+        if inputs or _has_state(eqn) or not eqn.outvars:
+            for value in operands:
+                if value.inputs:
+                    self.record.meet(value, f"an operand of {name}")
+                else:
+                    self.record.refuse(value, how)
+            numbers = set()
+        results = []
+        for variable in eqn.outvars:
+            shape = _shape(variable)
+            view = View(tuple(map(repeats, shape)), altered=through(name))
+            views = dict.fromkeys(numbers, view)
+            results.append(opaque(shape, inputs).with_views(views))
+        return results
+
+
+def _open(program: Any) -> Any:
+    # JAX before 0.11 keeps the constants of a jaxpr in another object around it.
+    return program if hasattr(program, "invars") else program.jaxpr
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(getattr(variable.aval, "shape", ()))
+
+
+def _is_zero(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biufc" and not value
+
+
+def _has_state(eqn: Any) -> bool:
+    """Whether an operation reads or writes what is no value, such as a reference."""
+    variables = (*eqn.invars, *eqn.outvars)
+    return bool(eqn.effects) or any("Ref" in type(v.aval).__name__ for v in variables)

@@ -1,0 +1,276 @@
+"""Where each axis of an intermediate value comes from: the arithmetic of `trace_axes`."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Factor:
+    """A digit of the index along one dimension of a value.
+
+    Attributes:
+      axes: the axes of the parameter that it runs along: one, none where the value repeats, several
+        where a reshape has mixed them.
+      size: how many values the digit takes.
+      part: whether a slice has left only a part of the axes.
+      picked: "batch" or "lookup" where an index, or one computed from the inputs, has picked a
+        single place; empty elsewhere.
+    """
+
+    axes: tuple[int, ...]
+    size: int
+    part: bool = False
+    picked: str = ""
+
+
+Digits = tuple[Factor, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How a value that is linear in a parameter is laid out.
+
+    Attributes:
+      dims: for each dimension of the value its digits, the slowest first.
+      gone: (axis, role) of the axes that are no dimensions any more.
+      bonds: (axis, number) of the axes that were contracted with a constant or another parameter.
+        Two parameters that were contracted with each other share the number.
+      scaled: the axes along which a constant or another parameter varies that it was multiplied by.
+      by_inputs: the axes along which inputs vary that it was multiplied by.
+      partial: the axes that were summed over in part.
+      altered: what made the value no linear function of the parameter; empty if nothing did.
+    """
+
+    dims: tuple[Digits, ...]
+    gone: frozenset[tuple[int, str]] = frozenset()
+    bonds: frozenset[tuple[int, int]] = frozenset()
+    scaled: frozenset[int] = frozenset()
+    by_inputs: frozenset[int] = frozenset()
+    partial: frozenset[int] = frozenset()
+    altered: str = ""
+
+    def axes(self, dims: Iterable[int] | None = None) -> frozenset[int]:
+        """The axes of the parameter in these dimensions, or in all."""
+        chosen = range(len(self.dims)) if dims is None else dims
+        return frozenset(axis for d in chosen for factor in self.dims[d] for axis in factor.axes)
+
+    def alter(self, how: str) -> "View":
+        """The view after an operation that is not linear."""
+        return self if self.altered else dataclasses.replace(self, altered=how)
+
+    def scale(self, varies: Sequence[bool], by_inputs: bool) -> "View":
+        """The view after a product with something that varies along some of its dimensions."""
+        along = self.axes(d for d, varying in enumerate(varies) if varying)
+        if by_inputs:
+            return dataclasses.replace(self, by_inputs=self.by_inputs | along)
+        return dataclasses.replace(self, scaled=self.scaled | along)
+
+    def sum_over(self, dims: Iterable[int], bond: int | None = None) -> "View":
+        """The view after a sum over dimensions, which are left without digits.
+
+        Args:
+          dims: the dimensions.
+          bond: the number of the contraction, where it is one with a constant or a parameter.
+        """
+        dims = tuple(dims)
+        gone, bonds = set(self.gone), set(self.bonds)
+        for factor in (factor for d in dims for factor in self.dims[d]):
+            for axis in factor.axes:
+                if bond is not None:
+                    bonds.add((axis, bond))
+                else:
+                    gone.add((axis, "in" if axis in self.by_inputs else "spatial"))
+        kept = tuple(() if d in dims else digits for d, digits in enumerate(self.dims))
+        return dataclasses.replace(
+            self.cut_short(dims), dims=kept, gone=frozenset(gone), bonds=frozenset(bonds)
+        )
+
+    def cut_short(self, dims: Iterable[int]) -> "View":
+        """The view when these dimensions are summed over, which may hold a part of an axis."""
+        digits = (factor for d in dims for factor in self.dims[d])
+        short = {axis for f in digits if f.part or f.picked for axis in f.axes}
+        return dataclasses.replace(self, partial=self.partial | short) if short else self
+
+    def lose(self, digits: Iterable[Factor], role: str) -> "View":
+        """The view without digits that had a role, which are batch or look-ups if picked."""
+        lost = {(axis, factor.picked or role) for factor in digits for axis in factor.axes}
+        return dataclasses.replace(self, gone=self.gone | lost)
+
+    def rearrange(self, dims: Iterable[Digits]) -> "View":
+        """The view with other dimensions."""
+        return dataclasses.replace(self, dims=tuple(dims))
+
+    def drop(self, dims: Iterable[int], role: str) -> "View":
+        """The view without dimensions whose digits have been consumed in a role."""
+        dims = {d % len(self.dims) for d in dims}
+        lost = [factor for d in dims for factor in self.dims[d]]
+        kept = (digits for d, digits in enumerate(self.dims) if d not in dims)
+        return self.lose(lost, role).rearrange(kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """What is known of an intermediate value.
+
+    Attributes:
+      shape: its shape.
+      varies: for each dimension, whether the value may vary along it.
+      inputs: whether it depends on the inputs.
+      views: the parameters that it depends on, by number, and how.
+      zero: whether it is known to be zero.
+      one_hot: whether it comes from comparing inputs with a range of numbers.
+      pieces: the dimension along which it was put together, from what, and where each begins.
+    """
+
+    shape: Shape
+    varies: tuple[bool, ...]
+    inputs: bool = False
+    views: Mapping[int, View] = dataclasses.field(default_factory=dict)
+    zero: bool = False
+    one_hot: bool = False
+    pieces: "tuple[int, tuple[Value, ...], tuple[int, ...]] | None" = None
+
+    def with_views(self, views: Mapping[int, View]) -> "Value":
+        """The same value, seen so."""
+        return dataclasses.replace(self, views=views, pieces=None)
+
+
+def opaque(shape: Shape, inputs: bool) -> Value:
+    """A value of which no more is known."""
+    return Value(shape, tuple(n > 1 for n in shape), inputs)
+
+
+def parameter(number: int, shape: Shape) -> Value:
+    """The value of a parameter itself."""
+    dims = tuple((Factor((axis,), n),) for axis, n in enumerate(shape))
+    return Value(shape, tuple(n > 1 for n in shape), views={number: View(dims)})
+
+
+def repeats(size: int) -> Digits:
+    """The digits of a dimension along which a value does not depend on the parameter."""
+    return () if size == 1 else (Factor((), size),)
+
+
+def merged(digits: Digits, size: int, part: bool = False) -> Digits:
+    """One digit in place of several, for a dimension whose length has changed."""
+    axes = tuple(sorted({axis for factor in digits for axis in factor.axes}))
+    if not axes:
+        return repeats(size)
+    return (Factor(axes, size, part or any(f.part or bool(f.picked) for f in digits)),)
+
+
+def sliced(digits: Digits, start: int | None, size: int, picked: str = "batch") -> Digits:
+    """The digits of a dimension of which only `size` places in a row are left.
+
+    Args:
+      digits: those of the whole dimension.
+      start: the first place; None if it is not known.
+      size: how many places are left.
+      picked: what an index is called that picks a single place.
+    """
+    whole = math.prod(factor.size for factor in digits)
+    if size == whole:
+        return digits
+    if size == 1:
+        return tuple(Factor(f.axes, 1, f.part, f.picked or picked) for f in digits if f.axes)
+    rest = digits[1:]
+    stride = math.prod(factor.size for factor in rest)
+    if rest and start is not None and start % stride == size % stride == 0:
+        return merged(digits[:1], size // stride, part=True) + rest
+    return merged(digits, size, part=True)
+
+
+def resized(digits: Digits, size: int) -> Digits:
+    """The digits of a dimension that has been cut into equal blocks, or put together from them."""
+    whole = math.prod(factor.size for factor in digits)
+    if size == whole:
+        return digits
+    if size == 1:
+        return sliced(digits, None, 1)
+    if digits and whole > 1 and size % (whole // digits[0].size) == 0:
+        stride = whole // digits[0].size
+        return (dataclasses.replace(digits[0], size=size // stride), *digits[1:])
+    return merged(digits, size)
+
+
+def reshaped(view: View, shape: Shape) -> View:
+    """The view after a reshape, which splits digits, puts them together, or mixes them."""
+    factors = [factor for digits in view.dims for factor in digits]
+    lost: list[Factor] = []
+    dims: list[Digits] = []
+    at = 0
+    while len(dims) < len(shape):
+        size = shape[len(dims)]
+        if size == 1:
+            taken = factors[at : at + 1] if at < len(factors) and factors[at].size == 1 else []
+            dims.append(tuple(taken))
+            at += len(taken)
+            continue
+        ones: list[Factor] = []
+        while factors[at].size == 1:
+            (lost if factors[at].picked else ones).append(factors[at])
+            at += 1
+        start, first, here, there = at, len(dims), 1, size
+        end = first + 1
+        while here != there:
+            if here < there:
+                here *= factors[at].size
+                at += 1
+            else:
+                there *= shape[end]
+                end += 1
+        group = _regrouped(factors[start:at], shape[first:end])
+        dims += [tuple(ones) + group[0], *group[1:]]
+    for factor in factors[at:]:
+        if factor.picked or not dims:
+            lost.append(factor)
+        else:
+            dims[-1] += (factor,)
+    return view.lose(lost, "one").rearrange(dims)
+
+
+def _regrouped(factors: Sequence[Factor], sizes: Shape) -> list[Digits]:
+    """The digits of dimensions of these sizes, which together have as many places as `factors`."""
+    queue = list(factors)
+    dims: list[Digits] = []
+    for size in sizes:
+        taken: list[Factor] = []
+        while size > 1:
+            factor = queue.pop(0)
+            if size % factor.size == 0:
+                taken.append(factor)
+                size //= factor.size
+            elif factor.size % size == 0:
+                taken.append(dataclasses.replace(factor, size=size))
+                queue.insert(0, dataclasses.replace(factor, size=factor.size // size))
+                size = 1
+            else:
+                return [merged(tuple(factors), n) for n in sizes]
+        dims.append(tuple(taken))
+    return dims
+
+
+def reshaped_varies(varies: Sequence[bool], old: Shape, new: Shape) -> tuple[bool, ...]:
+    """Along which dimensions a value may vary after a reshape."""
+    # A parameter with the axis's number where the value varies tells it.
+    dims = tuple(
+        (Factor((d,) if varying else (), n),)
+        for d, (n, varying) in enumerate(zip(old, varies, strict=True))
+    )
+    if math.prod(old) == 0:
+        return tuple(n > 1 for n in new)
+    view = reshaped(View(dims), new)
+    return tuple(n > 1 and bool(view.axes([d])) for d, n in enumerate(new))
+
+
+def agreed(a: Mapping[int, View], b: Mapping[int, View], how: str) -> dict[int, View]:
+    """The views of a sum or a choice of two values; where they differ, they are `how`."""
+    views = dict(a)
+    for number, view in b.items():
+        mine = views.setdefault(number, view)
+        if mine != view:
+            views[number] = mine.alter(view.altered or how)
+    return views

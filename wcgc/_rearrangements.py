@@ -1,0 +1,308 @@
+"""Operations that move, copy, cut or put together: each axis stays what it was."""
+
+import bisect
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wcgc._provenance import (
+    Digits,
+    Shape,
+    Value,
+    View,
+    agreed,
+    merged,
+    opaque,
+    repeats,
+    reshaped,
+    reshaped_varies,
+    resized,
+    sliced,
+)
+from wcgc._recorder import Recorder
+from wcgc._uses import SELF
+
+JOINED = "concatenated with inputs"
+
+
+def _shape(eqn: Any, i: int = 0) -> Shape:
+    return tuple(eqn.outvars[i].aval.shape)
+
+
+def rearranged(
+    value: Value, shape: Shape, varies: Sequence[bool], change: Callable[[View], View]
+) -> Value:
+    """The value after its dimensions have been changed."""
+    views = {number: change(view) for number, view in value.views.items()}
+    return dataclasses.replace(value, shape=shape, varies=tuple(varies), views=views, pieces=None)
+
+
+def broadcast(value: Value, shape: Shape, into: Sequence[int] | None = None) -> Value:
+    """The value repeated along dimensions of length one and new ones."""
+    if value.shape == shape:
+        return value
+    if into is None:
+        into = range(len(shape)) if value.shape else ()
+    source = {there: here for here, there in enumerate(into)}
+    varies = [d in source and value.varies[source[d]] for d in range(len(shape))]
+
+    def digits(view: View, d: int) -> Digits:
+        here = view.dims[source[d]] if d in source else ()
+        copied = d not in source or value.shape[source[d]] != shape[d]
+        return here + repeats(shape[d]) if copied else here
+
+    return rearranged(
+        value,
+        shape,
+        varies,
+        lambda view: view.rearrange(digits(view, d) for d in range(len(shape))),
+    )
+
+
+def same(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """An operation that returns its operands."""
+    return list(values)
+
+
+def broadcast_in_dim(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
+    """`lax.broadcast_in_dim`."""
+    return [broadcast(value, _shape(eqn), eqn.params["broadcast_dimensions"])]
+
+
+def reshape(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
+    """`lax.reshape`."""
+    shape = _shape(eqn)
+    if math.prod(shape) == 0:
+        return [opaque(shape, value.inputs)]
+    if eqn.params["dimensions"] is not None:
+        value = transposed(value, eqn.params["dimensions"])
+    varies = reshaped_varies(value.varies, value.shape, shape)
+    return [rearranged(value, shape, varies, lambda view: reshaped(view, shape))]
+
+
+def transposed(value: Value, order: Sequence[int]) -> Value:
+    """The value with its dimensions in another order."""
+    return rearranged(
+        value,
+        tuple(value.shape[d] for d in order),
+        [value.varies[d] for d in order],
+        lambda view: view.rearrange(view.dims[d] for d in order),
+    )
+
+
+def transpose(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.transpose`."""
+    return [transposed(value, eqn.params["permutation"])]
+
+
+def _without(value: Value, dims: Sequence[int], role: str) -> Value:
+    kept = [d for d in range(len(value.shape)) if d not in dims]
+    return rearranged(
+        value,
+        tuple(value.shape[d] for d in kept),
+        [value.varies[d] for d in kept],
+        lambda view: view.drop(dims, role),
+    )
+
+
+def squeeze(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.squeeze`."""
+    return [_without(value, eqn.params["dimensions"], "one")]
+
+
+def unstacked(value: Value) -> Value:
+    """One of the values along the leading dimension, through which a loop runs."""
+    return _without(value, [0], "batch")
+
+
+def stacked(value: Value, length: int) -> Value:
+    """The values that a loop makes, along a new leading dimension."""
+    longer = broadcast(value, (length, *value.shape), range(1, len(value.shape) + 1))
+    return dataclasses.replace(longer, varies=(length > 1, *value.varies))
+
+
+def reduce_sum(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.reduce_sum`."""
+    axes = tuple(eqn.params["axes"])
+    summed = rearranged(value, value.shape, value.varies, lambda view: view.sum_over(axes))
+    return [dataclasses.replace(_without(summed, axes, ""), one_hot=False)]
+
+
+def _cut(value: Value, d: int, start: int | None, size: int, picked: str = "batch") -> Value:
+    """The value with `size` places in a row left of dimension d."""
+    if size == value.shape[d]:
+        return value
+    if value.pieces is not None and value.pieces[0] == d and start is not None:
+        _, pieces, begins = value.pieces
+        which = bisect.bisect_right(begins, start) - 1
+        within = start - begins[which]
+        if within + size <= pieces[which].shape[d]:
+            return _cut(pieces[which], d, within, size, picked)
+    shape = (*value.shape[:d], size, *value.shape[d + 1 :])
+    return rearranged(
+        value,
+        shape,
+        [varying and n > 1 for varying, n in zip(value.varies, shape, strict=True)],
+        lambda view: view.rearrange(
+            sliced(digits, start, size, picked) if i == d else digits
+            for i, digits in enumerate(view.dims)
+        ),
+    )
+
+
+def slice_(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.slice`."""
+    starts, shape = eqn.params["start_indices"], _shape(eqn)
+    strides = eqn.params["strides"] or (1,) * len(shape)
+    for d, (start, size, stride) in enumerate(zip(starts, shape, strides, strict=True)):
+        value = _cut(value, d, start if stride == 1 or size == 1 else None, size)
+    return [value]
+
+
+def dynamic_slice(record: Recorder, eqn: Any, value: Value, *starts: Value) -> list[Value]:
+    """`lax.dynamic_slice`."""
+    inputs = value.inputs
+    for d, (start, size) in enumerate(zip(starts, _shape(eqn), strict=True)):
+        inputs |= start.inputs and size < value.shape[d]
+        value = _cut(value, d, None, size, "lookup" if start.inputs else "batch")
+    return [dataclasses.replace(value, inputs=inputs, zero=False, pieces=None)]
+
+
+def split(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.split`."""
+    parts, start = [], 0
+    for size in eqn.params["sizes"]:
+        parts.append(_cut(value, eqn.params["axis"], start, size))
+        start += size
+    return parts
+
+
+def rev(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.rev`."""
+    return [dataclasses.replace(value, pieces=None)]
+
+
+def concatenate(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """`lax.concatenate`."""
+    return [_joined(record, values, eqn.params["dimension"], _shape(eqn))]
+
+
+def stack(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """`lax.stack`: a concatenation along a new dimension."""
+    shape = _shape(eqn)
+    d = eqn.params["axis"] % len(shape)
+    piece = (*shape[:d], 1, *shape[d + 1 :])
+    into = [i for i in range(len(shape)) if i != d]
+    return [_joined(record, [broadcast(value, piece, into) for value in values], d, shape)]
+
+
+def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> Value:
+    if any(value.inputs for value in values):
+        for value in values:
+            record.meet(value, JOINED)
+        return opaque(shape, True)
+    views: dict[int, View] = {}
+    for value in values:
+        longer = {
+            number: view.rearrange(
+                merged(digits, shape[d]) if i == d and value.shape[d] != shape[d] else digits
+                for i, digits in enumerate(view.dims)
+            )
+            for number, view in value.views.items()
+        }
+        views = agreed(views, longer, SELF)
+    varies = (
+        n > 1 and (i == d or any(value.varies[i] for value in values)) for i, n in enumerate(shape)
+    )
+    zero = all(value.zero for value in values)
+    ends = itertools.accumulate((value.shape[d] for value in values), initial=0)
+    pieces = d, tuple(values), tuple(ends)[:-1]
+    return Value(shape, tuple(varies), views=views, zero=zero, pieces=pieces)
+
+
+def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
+    """`lax.pad`."""
+    shape = _shape(eqn)
+    if value.inputs or filler.inputs:
+        record.meet(value, "padded")
+        record.meet(filler, "padded")
+        return [opaque(shape, True)]
+    longer = rearranged(
+        value,
+        shape,
+        [n > 1 for n in shape],
+        lambda view: view.rearrange(
+            digits if old == n else merged(digits, n)
+            for digits, old, n in zip(view.dims, value.shape, shape, strict=True)
+        ),
+    )
+    if not filler.zero:
+        how = "it is padded with more than zeros"
+        longer = longer.with_views({n: view.alter(how) for n, view in longer.views.items()})
+        views = agreed(longer.views, {n: view.alter(how) for n, view in filler.views.items()}, how)
+        longer = longer.with_views(views)
+    return [dataclasses.replace(longer, zero=value.zero and filler.zero)]
+
+
+def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Value]:
+    """`lax.gather`, as indexing makes it: a look-up, or a pick of places by constants."""
+    numbers, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], _shape(eqn)
+    record.meet(indices, "used as an index")
+    inputs = value.inputs or indices.inputs
+    picked = "lookup" if indices.inputs else "batch"
+    places = [d for d in range(len(shape)) if d not in numbers.offset_dims]
+    index_shape = indices.shape[:-1]
+    collapsed = set(numbers.collapsed_slice_dims)
+    paired = dict(
+        zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
+    )
+
+    def change(view: View) -> View:
+        dims: list[Digits] = [()] * len(shape)
+        # Along the dimensions of constant indices, what they pick lies in another order.
+        indexed = () if indices.inputs else sum((view.dims[d] for d in collapsed), ())
+        for place, n in zip(places, index_shape, strict=True):
+            dims[place] = merged(indexed, n, part=True) if n > 1 else ()
+        offsets = iter(numbers.offset_dims)
+        for d, digits in enumerate(view.dims):
+            if d in paired:
+                dims[places[paired[d]]] = digits
+            elif d not in collapsed:
+                dims[next(offsets)] = sliced(digits, None, sizes[d], picked)
+            elif indices.inputs or math.prod(index_shape) == 1:
+                view = view.lose(sliced(digits, None, 1, picked), "one")
+        return view.rearrange(dims)
+
+    source = opaque(value.shape, inputs).with_views(value.views)
+    return [rearranged(source, shape, [n > 1 for n in shape], change)]
+
+
+def fitted(value: Value, shape: Shape) -> Value:
+    """The value cut into equal blocks along some dimensions, or put together from such."""
+    if value.shape == shape:
+        return value
+    return rearranged(
+        value,
+        shape,
+        [varying and n > 1 for varying, n in zip(value.varies, shape, strict=True)],
+        lambda view: view.rearrange(map(resized, view.dims, shape)),
+    )
+
+
+def all_gather(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
+    """`lax.all_gather` of the blocks of a sharded value."""
+    shape, d = _shape(eqn), eqn.params["all_gather_dimension"]
+    if not eqn.params["tiled"]:
+        piece = (*shape[:d], 1, *shape[d + 1 :])
+        value = broadcast(value, piece, [i for i in range(len(shape)) if i != d])
+    whole = fitted(value, shape)
+    return [dataclasses.replace(whole, varies=tuple(n > 1 for n in shape))]
+
+
+def iota(record: Recorder, eqn: Any, *_: Value) -> list[Value]:
+    """`lax.iota`."""
+    shape = _shape(eqn)
+    varies = (d == eqn.params["dimension"] and n > 1 for d, n in enumerate(shape))
+    return [Value(shape, tuple(varies))]

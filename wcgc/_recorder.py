@@ -1,0 +1,116 @@
+"""Notes each place where a parameter meets the inputs."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from wcgc._provenance import Digits, Shape, Value, View
+from wcgc._uses import Roles, Use, elementwise_use, kernel_use
+
+
+class Recorder:
+    """The uses of all parameters, in the order in which the program makes them.
+
+    Attributes:
+      shapes: the shape of each parameter, by number.
+      uses: (number, use) pairs.
+    """
+
+    def __init__(self, shapes: Mapping[int, Shape]):
+        self.shapes = shapes
+        self.uses: list[tuple[int, Use]] = []
+
+    def meet(self, value: Value, how: str) -> None:
+        """Notes that a value meets inputs without a contraction here."""
+        for number, view in value.views.items():
+            self.uses.append((number, elementwise_use(view, how, self.shapes[number])))
+
+    def refuse(self, value: Value, how: str) -> None:
+        """Notes that a value goes where it cannot be followed."""
+        for number, view in value.views.items():
+            self.uses.append((number, Use("refused", how=view.altered or how)))
+
+    def contract(self, value: Value, roles: Sequence[str]) -> None:
+        """Notes that a value is contracted with inputs, which gives its dimensions these roles."""
+        directions = _directions(value.views, roles)
+        for number, view in value.views.items():
+            shape = self.shapes[number]
+            view = view.cut_short(d for d, role in enumerate(roles) if role in ("in", "spatial"))
+            if view.by_inputs and view.by_inputs >= {a for a in view.axes() if shape[a] > 1}:
+                self.uses.append((number, elementwise_use(view, "multiplied elementwise", shape)))
+                continue
+            found = view.gone | roles_of(view, roles)
+            if view.bonds:
+                bonds = directions.get(number)
+                known = found | (bonds or {(axis, "in") for axis, _ in view.bonds})
+                use = kernel_use(view, known, shape)
+                if bonds is None and use.kind == "kernel":
+                    use = dataclasses.replace(use, kind="bonded", roles=_as_if_first(view, roles))
+            else:
+                use = kernel_use(view, found, shape)
+            named = {role for axis, role in found if shape[axis] > 1}
+            if "lookup" in named and not {"in", "out"} <= named:
+                use = Use("plain", how="looked up by index")
+            self.uses.append((number, use))
+
+
+def roles_of(view: View, roles: Sequence[str]) -> Roles:
+    """The role of each axis of a view, from those of its dimensions."""
+    return frozenset(
+        (axis, role)
+        for digits, role in zip(view.dims, roles, strict=True)
+        for axis, role in _roles_in(digits, role)
+    )
+
+
+def _roles_in(digits: Digits, role: str) -> Iterator[tuple[int, str]]:
+    # An axis of length one that is repeated for the others, as a scale's may be, has no role.
+    repeated = any(not factor.axes for factor in digits)
+    for factor in digits:
+        for axis in factor.axes:
+            if factor.picked and role != "in":
+                yield axis, factor.picked
+            else:
+                yield axis, "one" if repeated and factor.size == 1 else role
+
+
+def _as_if_first(view: View, roles: Sequence[str]) -> Roles:
+    """The roles in the contraction with a constant or parameter, had that been an input."""
+    kept = roles_of(view, ["batch" if role == "batch" else "out" for role in roles])
+    return view.gone | kept | {(axis, "in") for axis, _ in view.bonds}
+
+
+def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Roles]:
+    """The roles of the axes along which parameters were contracted with each other.
+
+    In x @ (w + a @ b) the inputs pass through a, then through b: the axis that a and b share is an
+    output of a and an input of b. That w is added shows which end is which; without it, x may as
+    well be what a product of parameters is multiplied by, so that there is no telling.
+    """
+    summed = [d for d, role in enumerate(roles) if role == "in"]
+    kept = [d for d, role in enumerate(roles) if role != "in"]
+    if not any(
+        not view.bonds and not view.altered and view.axes(summed) and view.axes(kept)
+        for view in views.values()
+    ):
+        return {}
+    found: dict[int, set[tuple[int, str]]] = {}
+    reached = [number for number, view in views.items() if view.bonds and view.axes(summed)]
+    first = set(reached)
+    crossed: dict[int, int] = {}
+    for number in reached:
+        found[number] = set()
+        for axis, bond in views[number].bonds:
+            if crossed.get(bond) == number:
+                found[number].add((axis, "in"))
+                continue
+            found[number].add((axis, "out"))
+            for other in [n for n, view in views.items() if n != number and _has(view, bond)]:
+                if bond in crossed or other in found or other in first:
+                    return {}
+                crossed[bond] = other
+                reached.append(other)
+    return {number: frozenset(found[number]) for number in reached}
+
+
+def _has(view: View, bond: int) -> bool:
+    return any(number == bond for _, number in view.bonds)
