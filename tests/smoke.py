@@ -51,7 +51,7 @@ def models_ask_for_flax() -> None:
     try:
         importlib.import_module("wcgc.models")
     except ImportError as error:
-        if "pip install 'wcgc[examples]'" in str(error):
+        if "pip install 'wcgc[flax]'" in str(error):
             return
         raise
     raise SystemExit("wcgc.models can be imported without Flax")

@@ -683,7 +683,7 @@ class TestRefuses:
             if name.split(".")[0] == "flax" or name.startswith("wcgc.models"):
                 monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, "flax", None)
-        with pytest.raises(ImportError, match=r"needs Flax.*pip install 'wcgc\[examples\]'"):
+        with pytest.raises(ImportError, match=r"needs Flax.*pip install 'wcgc\[flax\]'"):
             importlib.import_module("wcgc.models")
 
 

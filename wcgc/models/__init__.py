@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
     if error.name != "flax":
         raise
     raise ImportError(
-        "wcgc.models needs Flax, which wcgc itself does not install: pip install 'wcgc[examples]'"
+        "wcgc.models needs Flax, which wcgc itself does not install: pip install 'wcgc[flax]'"
     ) from error
 
 from wcgc.models._build import build, rules
