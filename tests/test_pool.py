@@ -36,6 +36,10 @@ def work(job, tell):
     return sorted(os.sched_getaffinity(0)), os.getpid()
 
 
+def environment(job, tell):
+    return os.environ.get("GLIBC_TUNABLES")
+
+
 def run(folder, names, processes=2):
     told, warned = [], []
     jobs = [Job(name, folder) for name in names]
@@ -56,6 +60,20 @@ def test_each_job_has_a_process_with_its_share_of_the_cores(tmp_path):
     assert sorted(told) == [(name, 1, "begun") for name in "abc"]
     assert warned == []
     assert multiprocessing.active_children() == []
+
+
+@linux
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, "glibc.malloc.hugetlb=1"), ("glibc.malloc.check=0",) * 2]
+)
+def test_processes_start_with_huge_pages_unless_told_otherwise(given, expected, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    jobs = [Job("any", pathlib.Path())]
+    ((_, found),) = pool.run(environment, jobs, 1, lambda *_: None, print, 1)
+    assert found == expected
+    assert os.environ.get("GLIBC_TUNABLES") == given
 
 
 @linux

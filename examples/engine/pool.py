@@ -12,6 +12,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, Protocol
 
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""What processes start with, unless it is set otherwise. XLA allocates a step's temporary memory anew
+each time. In huge pages, which Linux has for the asking, that costs a quarter of a step less."""
+
 Tell = Callable[[str, int, str], None]
 """What is told while a job is at work: its name, how many epochs are done, and a text."""
 
@@ -131,7 +135,13 @@ def _start(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, share, theirs), daemon=True)
-    process.start()
+    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        process.start()
+    finally:
+        for name in added:
+            del os.environ[name]
     theirs.close()  # so that its end is seen when the process ends
     stack.callback(process.join)
     stack.callback(process.terminate)
