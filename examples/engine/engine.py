@@ -241,9 +241,7 @@ class Engine:
     ) -> Callable:
         """Compiles what is written for one seed for all of them."""
         mapped = over_seeds(self._seeds, function, in_axes)
-        if self.devices > 1:  # of one device there is no choice, and to say so costs a third
-            choices["out_shardings"] = self._everywhere
-        return self.compilation.jit(mapped, **choices)
+        return self.compilation.jit(mapped, out_shardings=self._everywhere, **choices)
 
     def _over_batches(
         self, step: Callable, in_axes: tuple[int | None, ...], **choices: Any

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """What processes start with, unless it is set otherwise. XLA allocates a step's temporary memory anew
-each time. In huge pages, which Linux has for the asking, that costs a quarter of a step less."""
+each time. In huge pages, which Linux has for the asking, that takes a quarter less time."""
 
 Tell = Callable[[str, int, str], None]
 """What is told while a job is at work: its name, how many epochs are done, and a text."""
