@@ -13,8 +13,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, Protocol
 
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""What processes start with, unless it is set otherwise. XLA allocates a step's temporary memory anew
-each time. In huge pages, which Linux has for the asking, that takes a quarter less time."""
+"""What processes start with, unless it is set otherwise. XLA allocates the temporary memory of each
+step anew. In huge pages, which Linux has for the asking, a step takes up to a quarter less time."""
 
 Tell = Callable[[str, int, str], None]
 """What is told while a job is at work: its name, how many epochs are done, and a text."""
