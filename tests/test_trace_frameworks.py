@@ -308,3 +308,18 @@ def test_keras_variables_stand_for_their_values(keras):
     x = np.ones((2, 4), np.float32)
     axes = wcgc.trace_axes(model.stateless_call, model.trainable_variables, [], x)
     assert axes == [wcgc.FLAX, wcgc.LeftAlone("fewer than two axes")]
+
+
+def test_a_masked_convolution_is_left_alone_for_its_mask():
+    mask = np.ones((3, 3, 2, 4), np.float32)
+    mask[2, 1:] = 0.0  # pixels that are not known yet, as in PixelCNN
+    x = jax.ShapeDtypeStruct((1, 6, 6, 2), jnp.float32)
+
+    def traced(**choices):
+        model = nnx.Conv(2, 4, (3, 3), rngs=nnx.Rngs(0), **choices)
+        return paths(wcgc.trace_axes(lambda model, x: model(x), model, x))["kernel"]
+
+    assert isinstance(traced(), wcgc.KernelAxes)
+    found = traced(mask=jnp.asarray(mask))
+    assert isinstance(found, wcgc.LeftAlone)
+    assert "varies along the axes of the mean" in found.reason, found.reason
