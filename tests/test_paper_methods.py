@@ -22,7 +22,7 @@ def filters(kernel):
 
 def weights(row, **arguments):
     model = methods.build(row, 10, nnx.Rngs(0), **arguments)
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return methods.project(row, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ from examples.paper.rows import choose
 
 def test_operations_are_those_of_the_layers():
     (row,) = choose(3, "a", "7")
-    # Pairs of a pixel and a neighbour inside the image, along each side; 4 of 3 channels are in,
-    # since a zero is added to an image's three.
+    # Pairs of a pixel and a neighbour inside the image, along each side.
     convolutions = sum(
         (5 * side - 6) ** 2 * channels
-        for side, channels in ((32, 4 * 32), (16, 32 * 32), (8, 32 * 64))
+        for side, channels in ((32, 3 * 32), (16, 32 * 32), (8, 32 * 64))
     )
     dense = 4 * 4 * 64 * 64 + 64 * 10
     products = 3 * 2 * (convolutions + dense)

@@ -21,11 +21,15 @@ KERNELS = ("kernel", "w")
 READ = "read the axes off the computation with wcgc.trace_axes, or choose them with wcgc.by_path"
 
 
-def warn_of_doubtful_choices(leaves: Sequence[Leaf]) -> None:
+def warn_of_doubtful_choices(leaves: Sequence[Leaf], erases: bool) -> None:
     """Warns of parameters that are likely not meant to be chosen, or to be left alone.
 
     Each warning names a parameter and the remedy. What is traced or abstract has no values to look
     at, and gets the warnings that shapes suffice for.
+
+    Args:
+      leaves: of the parameters.
+      erases: whether slices that are constant would be erased.
     """
     chosen = [leaf for leaf in leaves if leaf.axes is not None]
     # Not what is left alone in any case, such as what is no array.
@@ -49,7 +53,8 @@ def warn_of_doubtful_choices(leaves: Sequence[Leaf]) -> None:
         )
     _warn_of_unselected_variables(leaves)
     _warn_of_numbered_leaves(chosen)
-    _warn_of_constant_slices(chosen)
+    if erases:
+        _warn_of_constant_slices(chosen)
 
 
 def _warn_if_nothing_is_chosen(leaves: Sequence[Leaf]) -> None:

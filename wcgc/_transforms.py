@@ -245,10 +245,11 @@ def normalize_params(
     if isinstance(norm, str):
         if norm != "keep":
             raise ValueError(f'norm must be a positive number or "keep", got {norm!r}.')
-        return _transform_params("normalize_params", _with_kept_norms, area, axes, mask)
-    check_norm(norm)
-    project = functools.partial(normalized_array, norm=norm)
-    return _transform_params("normalize_params", _whatever_was(project), area, axes, mask)
+        step_to: StepTo = _with_kept_norms
+    else:
+        check_norm(norm)
+        step_to = _whatever_was(functools.partial(normalized_array, norm=norm))
+    return _transform_params("normalize_params", step_to, area, axes, mask, erases=False)
 
 
 def centralized(
@@ -334,7 +335,13 @@ def _with_kept_norms(stepped: jax.Array, axes: tuple[int, ...], before: jax.Arra
 
 
 def _transform_params(
-    name: str, step_to: StepTo, area: Area, axes: Axes, mask: Mask, warns: bool = True
+    name: str,
+    step_to: StepTo,
+    area: Area,
+    axes: Axes,
+    mask: Mask,
+    warns: bool = True,
+    erases: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """A transform whose updates make the kernels `step_to(param + update, slice_axes, param)`.
 
@@ -365,10 +372,13 @@ def _transform_params(
             map(step_leaf, leaves, match(leaves, params, ("updates", "params")))
         ), state
 
-    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask, warns), update_fn)
+    init_fn = _checking_init(area, axes, mask, warns, erases)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _checking_init(area: Area, axes: Axes, mask: Mask, warns: bool = True) -> optax.TransformInitFn:
+def _checking_init(
+    area: Area, axes: Axes, mask: Mask, warns: bool = True, erases: bool = True
+) -> optax.TransformInitFn:
     """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters.
 
     It warns of choices that are likely not meant.
@@ -377,7 +387,7 @@ def _checking_init(area: Area, axes: Axes, mask: Mask, warns: bool = True) -> op
     def init_fn(params):
         leaves, _ = select(params, area, axes, mask)
         if warns:
-            warn_of_doubtful_choices(leaves)
+            warn_of_doubtful_choices(leaves, erases)
         return optax.EmptyState()
 
     return init_fn
