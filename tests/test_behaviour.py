@@ -605,7 +605,7 @@ class TestStrength:
             with pytest.raises(ValueError, match="strength must be between 0 and 1, got "):
                 run(params, grads, strength=kind(strength))
 
-    @pytest.mark.parametrize("strength", [None, "1", 1j, [0.5], np.ones(2)], ids=repr)
+    @pytest.mark.parametrize("strength", [None, True, "1", 1j, [0.5], np.ones(2)], ids=repr)
     def test_what_is_no_number_is_refused(self, run, strength, params, grads):
         with pytest.raises(TypeError, match="strength must be a number, got "):
             run(params, grads, strength=strength)
