@@ -11,14 +11,13 @@ each convolution filter off its gradient before the optimizer (GC) and off its w
 epochs and their learning-rate steps scaled to `--epochs`.
 
     command    images              plain     centralized    time
-    the first  360 test digits     98.61 %   99.17 %        125 s
-    the second 10,000 of CIFAR-10  70.86 %   72.88 %         11 min 46 s
+    the first  360 test digits     98.89 %   99.17 %        DIGITS
+    the second 10,000 of CIFAR-10  71.23 %   72.67 %        6 min 33 s
 
-These are single runs, seed 0: the first on 2 cores of an AMD EPYC, by the clock; the second on 2 of
-an Intel Xeon with AVX-512, processor time, before commit 7152026 (Linux, Python 3.11, JAX 0.10.2,
-Flax 0.12.8, Optax 0.2.8; 93 of the 60,000 CIFAR-10 images were decoded from JPEG). On CIFAR-100 the
-recipe's SGD leaves the plain network (a) at chance with seeds 0 and 1 of 0 to 2, from the first 250
-steps on; take `--model c` or `--optimizer adam` there.
+These are single runs, seed 0, on an AMD EPYC: the first on two cores, the second on one (Linux,
+Python 3.11, JAX 0.10.2, Flax 0.12.8, Optax 0.2.8; 93 of the 60,000 CIFAR-10 images were decoded
+from JPEG). On CIFAR-100 the recipe's SGD leaves the plain network (a) at chance with seeds 0 and 1 of
+0 to 2, from the first 250 steps on; take `--model c` or `--optimizer adam` there.
 
 `--out` receives curves.png, metrics.json and the trained networks, which come back by
 
