@@ -16,8 +16,8 @@ epochs and their learning-rate steps scaled to `--epochs`.
 
 These are single runs, seed 0, on an AMD EPYC: the first on two cores, the second on one (Linux,
 Python 3.11, JAX 0.10.2, Flax 0.12.8, Optax 0.2.8; 93 of the 60,000 CIFAR-10 images were decoded
-from JPEG). On CIFAR-100 the recipe's SGD leaves the plain network (a) at chance with seeds 0 and 1 of
-0 to 2, from the first 250 steps on; take `--model c` or `--optimizer adam` there.
+from JPEG). On CIFAR-100 the recipe's SGD leaves the plain network (a) at chance with seeds 0 and 1
+of 0 to 2, from the first 250 steps on; take `--model c` or `--optimizer adam` there.
 
 `--out` receives curves.png, metrics.json and the trained networks, which come back by
 
