@@ -178,3 +178,9 @@ def test_a_killed_run_is_taken_up_again_beside_the_others(tmp_path, monkeypatch)
         len(share) for share in pool.shares(pool.cores(), 2)
     }
     assert [*places.unfinished.iterdir()] == []
+
+
+def test_no_process_at_all_is_refused(tmp_path):
+    places = runner.Places(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="--jobs must be at least 1, got 0"):
+        runner.run([], range(1), places, "examples.paper", processes=0)

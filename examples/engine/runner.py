@@ -179,7 +179,13 @@ def run(
 
     Returns:
       What could not be trained to its end.
+
+    Raises:
+      ValueError: `processes` is not positive, or the data are not what they should be.
+      OSError: a file of the data is missing or cannot be read.
     """
+    if processes is not None and processes < 1:
+        raise ValueError(f"--jobs must be at least 1, got {processes}")
     console = rich.console.Console(highlight=False, soft_wrap=True)
     todo = [(setting, missing(places, setting, seeds)) for setting in settings]
     jobs = [
