@@ -282,6 +282,12 @@ def test_the_report_is_made_from_the_records_alone(tmp_path):
     assert "nan" not in text
 
 
+def test_a_block_without_all_its_arms_is_at_work(tmp_path):
+    write(tmp_path, "B", arms({"plain": [70.0, 71.0], "GC": [71.0, 72.0]}))
+    (page,) = report.write(tmp_path)
+    assert "At work: WC, WC+GC has no run yet." in page.read_text()
+
+
 def test_a_report_on_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no results"):
         report.write(tmp_path)

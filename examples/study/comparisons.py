@@ -143,6 +143,13 @@ def by_arm(runs: Runs) -> dict[Arm, Setting]:
     return {setting.arm: setting for setting in sorted(runs, key=lambda s: s.arm)}
 
 
+def arms_without_runs(block: str, runs: Runs) -> list[Arm]:
+    """The arms that a block compares and that none of its runs has; A's rates stand alone."""
+    wanted: dict[str, tuple[Arm, ...]] = {"A": (), "C": ("plain", "WC+GC"), "F": ("plain", "WC+GC")}
+    present = {setting.arm for setting in runs}
+    return [arm for arm in wanted.get(block, get_args(Arm)) if arm not in present]
+
+
 def sums_and_parts(arms: Mapping[Arm, Setting]) -> dict[str, list[Part]]:
     """The six comparisons of the four arms."""
     plain, gc, wc, both = (arms[arm] for arm in get_args(Arm))

@@ -39,11 +39,16 @@ def write(out: Path) -> list[Path]:
         runs = comparisons.runs_of(out, block)
         if not runs:
             continue
+        question = BLOCKS[block].question
+        if lacking := comparisons.arms_without_runs(block, runs):
+            texts.append(
+                f"## {block}. {question}\n\nAt work: {', '.join(lacking)} has no run yet.\n"
+            )
+            continue
         lines, figure = make(runs)
         picture = out / f"{block}.png"
         figure.savefig(picture, dpi=120)
         files.append(picture)
-        question = BLOCKS[block].question
         texts.append(
             "\n".join(
                 [f"## {block}. {question}", "", f"![{question}]({picture.name})", "", *lines, ""]
@@ -51,7 +56,7 @@ def write(out: Path) -> list[Path]:
                 + [""]
             )
         )
-    if not files:
+    if len(texts) == 1:
         raise FileNotFoundError(f"{out} has no results: no block's records, such as B.jsonl.")
     page = out / "report.md"
     page.write_text("\n".join(texts))
