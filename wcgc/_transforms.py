@@ -54,7 +54,8 @@ def centralize_gradients(
       of the updates. Its `init` warns of choices that are likely not meant: of a parameter that is
       constant along its slices but not zero, as the scales of norms are at first, since
       centralizing such weights erases them; of kernels that one layout for all cannot vouch for;
-      and where nothing is chosen. So do the `init` of all other transforms here.
+      and where nothing is chosen. So do the `init` of all other transforms here, save that
+      `normalize_params`, which erases nothing, does not warn of the first.
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a

@@ -202,7 +202,8 @@ def run(
     compilation = compiling.choose()
     if compilation.note:
         console.print(compilation.note)
-    jobs[0].setting.load(places.data_dir)  # what is wrong with the data shall be told at once
+    if processes > 1:  # what is wrong with the data shall be told here, and once
+        jobs[0].setting.load(places.data_dir)
     execute = functools.partial(
         _execute,
         places=places,
