@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from reference import AREAS
 
 import wcgc
 from wcgc import EQUINOX, FLAX, KernelAxes
+
+from helpers.reference import AREAS
 
 pytestmark = pytest.mark.usefixtures("x64", "standard_promotion")
 

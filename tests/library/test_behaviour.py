@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 
 import wcgc
 from wcgc import FLAX, KernelAxes
+
+from helpers import reference
 
 
 @dataclasses.dataclass(frozen=True)

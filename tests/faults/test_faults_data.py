@@ -9,11 +9,12 @@ import tarfile
 
 import numpy as np
 import pytest
-import tiny_sets
-from tiny_sets import BINARY, PYTHON, archive_voc, declare_official
 
 from examples import cifar
 from examples.engine import voc
+
+from helpers import tiny_sets
+from helpers.tiny_sets import BINARY, PYTHON, archive_voc, declare_official
 
 official, write_archive = tiny_sets.official, tiny_sets.write_archive
 server = tiny_sets.server

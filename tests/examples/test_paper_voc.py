@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
-import tiny_sets
-from tiny_sets import LISTS, SIZES, archive_voc, jpeg, png
 
 from examples.engine import data, voc
+
+from helpers import tiny_sets
+from helpers.tiny_sets import LISTS, SIZES, archive_voc, jpeg, png
 
 masks, voc_files, write_voc = tiny_sets.masks, tiny_sets.voc_files, tiny_sets.write_voc
 

@@ -16,7 +16,7 @@ from examples.engine.data import Data
 from examples.paper import experiments, rows
 from examples.paper.estimate import noise
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)

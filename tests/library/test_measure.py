@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich.console
-from reference import AREAS, LAYOUTS, each_slice, kernel_axes, kernels
 
 import wcgc
+
+from helpers.reference import AREAS, LAYOUTS, each_slice, kernel_axes, kernels
 
 EPS = np.finfo(np.float32).eps
 KERNELS = ("dense", "dense, one input", "conv 2d", "Equinox conv", "scanned attention output")

@@ -3,11 +3,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from reference import AREAS
 
 import wcgc
 from wcgc import EQUINOX, FLAX, KernelAxes, LeftAlone
 from wcgc._axes import slice_axes
+
+from helpers.reference import AREAS
 
 
 class TestResolve:

@@ -13,10 +13,11 @@ import pytest
 from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from perturbation import as_sets, connections, fan_in, gradients, slices
 
 import wcgc
 from wcgc import FLAX, KernelAxes, LeftAlone
+
+from helpers.perturbation import as_sets, connections, fan_in, gradients, slices
 
 STACKED = KernelAxes(batch_axis=0)
 

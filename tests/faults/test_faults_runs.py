@@ -27,7 +27,7 @@ from examples.paper import experiments, rows
 from examples.paper.estimate import noise
 from examples.paper.experiments import Options, experiment
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 # Killed

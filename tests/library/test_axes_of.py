@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from perturbation import as_sets, connections, slices
 
 import wcgc
 from wcgc import LeftAlone
+
+from helpers.perturbation import as_sets, connections, slices
 
 
 def stacked(make, layers=3, out_axes=0):

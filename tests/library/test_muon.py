@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 from optax.contrib import MuonDimensionNumbers
 
 import wcgc
 from wcgc import FLAX, KernelAxes, LeftAlone
+
+from helpers import reference
 
 
 def matrices(kernel, roles):

@@ -9,11 +9,12 @@ import subprocess
 import sys
 
 import jax
-import many_devices
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from helpers import many_devices
+
+ROOT = pathlib.Path(__file__).parents[2]
 EPS = np.finfo(np.float32).eps
 TIMEOUT = 300  # seconds
 

@@ -13,7 +13,7 @@ import pytest
 
 import wcgc
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*command, cwd):

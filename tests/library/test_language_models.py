@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_transformers
 from flax import nnx
 
 import wcgc
 from wcgc import EQUINOX, FLAX
+
+from helpers import tiny_transformers
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

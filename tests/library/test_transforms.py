@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
-from reference import AREAS
 
 import wcgc
 from wcgc import EQUINOX
+
+from helpers import reference
+from helpers.reference import AREAS
 
 ON_PARAMS = {
     "centralize_params": (wcgc.centralize_params, wcgc.centralize),

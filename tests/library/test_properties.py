@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 from hypothesis import strategies as st
 
 import wcgc
+
+from helpers import reference
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 

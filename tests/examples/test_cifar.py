@@ -15,19 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import tiny_sets
 import tyro
 from flax import nnx
 from matplotlib import image
-from tiny_sets import BINARY, PYTHON, declare_official, python2_pickle
 
 import wcgc.models
 from examples import cifar
 
+from helpers import tiny_sets
+from helpers.tiny_sets import BINARY, PYTHON, declare_official, python2_pickle
+
 official, write_archive = tiny_sets.official, tiny_sets.write_archive
 server = tiny_sets.server
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def assert_is(loaded, truth):

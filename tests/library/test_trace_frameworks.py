@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from perturbation import drawn, fan_in, gradients
 
 import wcgc
+
+from helpers.perturbation import drawn, fan_in, gradients
 
 WIDTH, TOKENS, LAYERS = 5, 2, 3
 

@@ -7,10 +7,11 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-import reference
-from reference import AREAS
 
 import wcgc
+
+from helpers import reference
+from helpers.reference import AREAS
 
 PROJECTIONS = {
     "centralize": wcgc.centralize,

@@ -1,7 +1,8 @@
 """What rounding does to norms and means that are kept, over many steps."""
 
-import drift
 import pytest
+
+from examples import drift
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

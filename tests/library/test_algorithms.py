@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 
 import wcgc
 from wcgc import EQUINOX, FLAX
+
+from helpers import reference
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -1,7 +1,7 @@
 """What the tests of sharding run in processes of their own, with several CPU devices each.
 
-    python tests/many_devices.py --devices 8 train inspect
-    python tests/many_devices.py --devices 4 --address localhost:12345 --process 0 train
+    python tests/helpers/many_devices.py --devices 8 train inspect
+    python tests/helpers/many_devices.py --devices 4 --address localhost:12345 --process 0 train
 
 The second needs a sister with `--process 1`. Each prints its results as JSON on its last line.
 """
