@@ -133,8 +133,10 @@ class Engine:
         """The state before the first epoch."""
         return self._init(self._draw_weights(np.asarray(seeds, np.uint32)))
 
-    def train(self, state: State, seeds: Sequence[int], epoch: int) -> tuple[State, Learned]:
-        """Trains for one epoch, counted from 1; `state` is used up.
+    def train(
+        self, state: State, seeds: Sequence[int], epoch: int, steps: slice = slice(None)
+    ) -> tuple[State, Learned]:
+        """Trains for one epoch, counted from 1, or some of its steps; `state` is used up.
 
         Images that do not fill a batch sit out this epoch, others in the next.
 
@@ -142,6 +144,8 @@ class Engine:
           The new state; loss and accuracy on the augmented images while they were learned.
         """
         batches = self._draw_batches(np.asarray(seeds, np.uint32), np.int32(epoch))
+        if steps != slice(None):
+            batches = jax.tree.map(lambda x: x[:, steps], batches)
         state, (losses, correct, labelled) = self._train(state, batches, self.train_data)
         return state, Learned(losses.mean(1), correct.sum(1) / labelled.sum(1))
 
@@ -163,17 +167,19 @@ class Engine:
         """What runs share that are to be compared: for each seed, digests of it.
 
         Returns:
-          SHA-256 digests of the weights as drawn, and of the first epoch's batches with the keys of
-          their augmentation.
+          SHA-256 digests of the weights as drawn, of the first epoch's batches with the keys of
+          their augmentation, and of the labels of all data.
         """
         numbers = np.asarray(seeds, np.uint32)
         weights, _ = jax.device_get(self._draw_weights(numbers))
         batches = self._draw_batches(numbers, np.int32(1))
         drawn = jax.device_get((batches.images, jax.random.key_data(batches.keys)))
+        labels = digest(jax.device_get((self.train_data.labels, self.test_data.labels)))
         return [
             {
                 "weights": digest(jax.tree.map(lambda x, i=i: x[i], weights)),
                 "batches": digest(jax.tree.map(lambda x, i=i: x[i], drawn)),
+                "labels": labels,
             }
             for i in range(len(seeds))
         ]

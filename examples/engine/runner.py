@@ -360,9 +360,9 @@ class _Display:
 def command(program: str, arguments: Sequence[str]) -> str:
     """The command line without the places of this machine."""
     words = [f"python -m {program}", *arguments]
-    for option in ("--data-dir", "--out"):
+    for option, place in {"--data-dir": "DIR", "--out": "DIR", "--text": "FILE"}.items():
         if option in words[:-1]:
-            words[words.index(option) + 1] = "DIR"
+            words[words.index(option) + 1] = place
     return " ".join(words)
 
 

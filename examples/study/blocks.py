@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 from examples.engine import results
-from examples.study.settings import Arm, Norm, Optimizer, Setting, file_of, setting_of
+from examples.study import characters
+from examples.study.factors import Arm, file_of
+from examples.study.settings import Norm, Optimizer, Setting
+
+AnySetting = Setting | characters.Setting
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 BOTH: tuple[Arm, ...] = ("plain", "WC+GC")
@@ -30,6 +34,10 @@ OPTIMIZER_RATES: dict[Optimizer, tuple[float, ...]] = {
 }
 
 
+TEXT_RATES = (10**-3.5, 1e-3, 10**-2.5)
+"""AdamW's, for the transformer."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Block:
     """One question, or a sweep that chooses learning rates for one.
@@ -39,12 +47,14 @@ class Block:
       question: in words.
       seeds: how many, from 0.
       settings: made from the folder with the results, since some depend on those of other blocks.
+      kind: of the settings.
     """
 
     name: str
     question: str
     seeds: int
-    settings: Callable[[Path], Sequence[Setting]]
+    settings: Callable[[Path], Sequence[AnySetting]]
+    kind: type[AnySetting] = Setting
 
 
 def a_rates(out: Path) -> list[Setting]:
@@ -125,12 +135,50 @@ def f_controls(out: Path) -> list[Setting]:
     return [Setting("F", learning_rate=rate, **factors) for factors in varied]
 
 
-def accuracies(out: Path, block: str) -> dict[Setting, dict[int, float]]:
+G_ARMS: tuple[dict, ...] = (
+    {"arm": "plain"},
+    {"arm": "WC+GC"},
+    {"arm": "WC+GC", "kernels": "second"},
+)
+
+
+def g_sweep(out: Path) -> list[characters.Setting]:
+    """Three learning rates for each arm of the transformer."""
+    del out
+    return [
+        characters.Setting("G-rates", learning_rate=rate, held_out=True, **factors)
+        for factors in G_ARMS
+        for rate in TEXT_RATES
+    ]
+
+
+def g_transformer(out: Path) -> list[characters.Setting]:
+    """The arms of the transformer, each at its best learning rate of the sweep."""
+    return [
+        characters.Setting(
+            "G", learning_rate=best_rate(out, "G-rates", **kernels_of(factors)), epochs=4, **factors
+        )
+        for factors in G_ARMS
+    ]
+
+
+def kernels_of(factors: dict) -> dict[str, str]:
+    """What tells the arm of a transformer from the others."""
+    return {"kernels": "all"} | factors
+
+
+def setting_of(record: results.Record) -> AnySetting:
+    """The setting of a run that has been made."""
+    factors = record["run"]["setting"]
+    return BLOCKS[factors["block"]].kind(**factors)
+
+
+def accuracies(out: Path, block: str) -> dict[AnySetting, dict[int, float]]:
     """What a block's runs reached, in percent, by setting and seed.
 
     A run that ended in NaN got nothing right.
     """
-    found: dict[Setting, dict[int, float]] = {}
+    found: dict[AnySetting, dict[int, float]] = {}
     for record in results.read(out / file_of(block)):
         of_setting = found.setdefault(setting_of(record), {})
         of_setting[record["run"]["seed"]] = record["accuracy"] or 0.0
@@ -186,6 +234,8 @@ BLOCKS = {
         Block("F", "Why?", 8, f_controls),
         Block("C-rates", "Which learning rate for which optimizer and norm?", 1, c_sweep),
         Block("C", "With what does it gain?", 6, c_companions),
+        Block("G-rates", "Which learning rate for it?", 1, g_sweep, characters.Setting),
+        Block("G", "Does a transformer gain?", 5, g_transformer, characters.Setting),
     )
 }
 """In the order in which they are run."""

@@ -7,13 +7,15 @@ from typing import Any, get_args
 
 from examples.engine import results
 from examples.engine.intervals import CONFIDENCE, Interval, student
-from examples.study.settings import Arm, Norm, Optimizer, Setting, file_of, setting_of
+from examples.study.blocks import setting_of
+from examples.study.factors import Arm, file_of
+from examples.study.settings import Norm, Optimizer, Setting
 
 Value = Callable[[results.Record], float | None]
 """From a record to a number; None where the run has none."""
 
-Runs = Mapping[Setting, Mapping[int, results.Record]]
-"""Records by setting and seed."""
+Runs = Mapping[Any, Mapping[int, results.Record]]
+"""Records by setting, all of one kind, and seed."""
 
 
 def accuracy(record: results.Record) -> float | None:
@@ -47,7 +49,7 @@ def runs_of(out: Path, block: str) -> Runs:
     Raises:
       ValueError: runs of one seed that are to be compared began with other weights or batches.
     """
-    found: dict[Setting, dict[int, results.Record]] = {}
+    found: dict[Any, dict[int, results.Record]] = {}
     for record in results.read(out / file_of(block)):
         found.setdefault(setting_of(record), {})[record["run"]["seed"]] = record
     _check_pairs(found)
@@ -59,14 +61,13 @@ def _check_pairs(runs: Runs) -> None:
     began: dict[tuple, tuple[dict[str, str], str]] = {}
     for setting, of_setting in runs.items():
         for seed, record in of_setting.items():
-            images = record["images"]["train"]
-            key = (setting.network, setting.dataset, setting.norm, setting.removed == "input")
+            key = (seed, record["images"]["train"], *setting.begins_as)
             shared = record["began"]
-            first, name = began.setdefault((seed, images, *key), (shared, setting.name))
-            if shared != first:
+            first, name = began.setdefault(key, (shared, setting.name))
+            if any(shared[what] != first[what] for what in shared.keys() & first.keys()):
                 raise ValueError(
-                    f"Seed {seed} of {setting.name} and of {name} began with other weights or "
-                    f"batches: {shared} and {first}."
+                    f"Seed {seed} of {setting.name} and of {name} began with other weights, "
+                    f"batches or labels: {shared} and {first}."
                 )
 
 
@@ -105,7 +106,7 @@ class Comparison:
         return "not told apart"
 
 
-Part = tuple[float, Setting]
+Part = tuple[float, Any]
 """A weight and the setting whose values it weighs."""
 
 

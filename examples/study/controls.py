@@ -33,9 +33,9 @@ class DirectionsState(NamedTuple):
     directions: dict[str, jax.Array]
 
 
-def random_directions(params: Any, data: Data | None = None) -> dict[str, jax.Array]:
+def random_directions(params: Any, graph: Any = None, data: Data | None = None) -> dict[str, Any]:
     """A direction for each filter, drawn evenly from all; the same ones in every run."""
-    del data
+    del graph, data
     found = {}
     for name in LAYERS:
         key = jax.random.key(zlib.crc32(name.encode()))
@@ -44,33 +44,33 @@ def random_directions(params: Any, data: Data | None = None) -> dict[str, jax.Ar
     return found
 
 
-def top_directions(params: Any, data: Data) -> dict[str, jax.Array]:
+def top_directions(params: Any, graph: Any, data: Data) -> dict[str, jax.Array]:
     """For each layer, the first eigenvector of the second moment of its inputs' patches.
 
     The inputs are those of the first training images, in a network without normalization.
+
+    Args:
+      params: of the network.
+      graph: its graph.
+      data: with the images.
     """
     first = jax.tree.map(lambda array: jnp.asarray(array[:IMAGES]), data.train)
     images, _ = tasks.whole_images(first)
     found = {}
-    for name, x in layer_inputs(params, images):
+    for name, x in layer_inputs(nnx.merge(graph, params), images):
         kernel = params[name]["kernel"]
         _, vectors = jnp.linalg.eigh(second_moment(x, kernel.shape[0]))
         found[name] = as_kernel(vectors[:, -1], kernel)
     return found
 
 
-def layer_inputs(params: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """What each convolution of network (a) or (c) without normalization is given."""
+def layer_inputs(model: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+    """What each convolution of network (a) or (c) is given."""
     x = images
-    for name in LAYERS:
+    for number, name in enumerate(LAYERS, 1):
         yield name, x
-        layer = params[name]
-        layout = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(
-            x, layer["kernel"], (1, 1), "SAME", dimension_numbers=layout
-        )
-        y = nnx.relu(y + layer["bias"])
-        x = nnx.max_pool(y, (2, 2), (2, 2))
+        x = nnx.relu(getattr(model, f"norm{number}")(getattr(model, name)(x)))
+        x = nnx.max_pool(x, (2, 2), (2, 2))
 
 
 def second_moment(x: jax.Array, size: int) -> jax.Array:

@@ -54,19 +54,9 @@ def measure(
         for what, tree in trees.items():
             for path, leaf in wcgc.measure(tree, axes=axes).leaves.items():
                 found[path.partition("/")[0]][what] = leaf.fraction_removed
-    for name, x in inputs(graph, state, images):
-        found[name] |= spectrum(x)
-    return found
-
-
-def inputs(graph: Any, state: State, images: jax.Array) -> list[tuple[str, jax.Array]]:
-    """What each convolution is given, in training mode."""
     model = nnx.merge(graph, state.params, state.statistics, copy=True)
-    x, found = images, []
-    for number, name in enumerate(controls.LAYERS, 1):
-        found.append((name, x))
-        x = nnx.relu(getattr(model, f"norm{number}")(getattr(model, name)(x)))
-        x = nnx.max_pool(x, (2, 2), (2, 2))
+    for name, x in controls.layer_inputs(model, images):
+        found[name] |= spectrum(x)
     return found
 
 

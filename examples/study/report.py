@@ -9,7 +9,7 @@ from examples.engine.intervals import CONFIDENCE, student
 from examples.study import comparisons
 from examples.study.blocks import BLOCKS
 from examples.study.comparisons import Comparison, Runs
-from examples.study.settings import Arm
+from examples.study.factors import Arm
 
 COLORS: dict[Arm, str] = {"plain": "0.35", "GC": "tab:blue", "WC": "tab:green", "WC+GC": "tab:red"}
 

@@ -1,4 +1,4 @@
-"""One way to train a network: the factors that the study varies, and what they mean."""
+"""One way to train a network on images: the factors that the study varies, and what they mean."""
 
 import dataclasses
 import functools
@@ -19,8 +19,8 @@ from examples.engine.engine import Experiment
 from examples.paper import recipes
 from examples.paper.recipes import RECIPES
 from examples.study import controls, probe
+from examples.study.factors import Factors
 
-Arm = Literal["plain", "GC", "WC", "WC+GC"]
 Network = Literal["a", "c"]
 Dataset = Literal["CIFAR10", "CIFAR100"]
 Norm = Literal["none", "batch", "layer"]
@@ -38,8 +38,8 @@ Layers = Literal["all", "first", "others"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
-    """What decides a run, its seed apart.
+class Setting(Factors):
+    """What decides a run on images, its seed apart.
 
     Attributes:
       block: the question that it belongs to.
@@ -61,8 +61,6 @@ class Setting:
         weights, they are so by the paper's Algorithm 1.
     """
 
-    block: str
-    arm: Arm
     removed: Removed = "mean"
     layers: Layers = "all"
     network: Network = "a"
@@ -85,38 +83,15 @@ class Setting:
         return ", ".join(words)
 
     @property
-    def label(self) -> str:
-        """For names of files."""
-        return self.block
-
-    @property
-    def file(self) -> str:
-        """A file for each block."""
-        return file_of(self.block)
-
-    @property
-    def test_every(self) -> int:
-        """Epochs from one test to the next."""
-        return 1
-
-    def identity(self, seed: int) -> results.Record:
-        """What decides a run's result: the factors, the seed, and the recipe's constants.
-
-        A factor at its default is left out, so that a factor that is added later does not tell
-        older runs apart.
-        """
+    def constants(self) -> results.Record:
+        """Of the paper's recipe."""
         recipe = RECIPES[self.dataset]
-        factors = dataclasses.fields(self)
-        return {
-            "setting": {
-                factor.name: value
-                for factor in factors
-                if (value := getattr(self, factor.name)) != factor.default
-            },
-            "seed": seed,
-            "batch_size": recipe.batch_size,
-            "weight_decay": recipe.weight_decay,
-        }
+        return {"batch_size": recipe.batch_size, "weight_decay": recipe.weight_decay}
+
+    @property
+    def begins_as(self) -> tuple:
+        """What settings have in common whose runs of one seed begin with the same weights."""
+        return self.network, self.dataset, self.norm, self.removed == "input"
 
     def experiment(self, data: Data) -> Experiment:
         """What the engine trains."""
@@ -134,20 +109,6 @@ class Setting:
         """Reads the images."""
         data = load_once(self.dataset, data_dir)
         return hold_out(data) if self.held_out else data
-
-    def remarks(self) -> results.Record:
-        """Nothing besides."""
-        return {}
-
-
-def setting_of(record: results.Record) -> Setting:
-    """The setting of a run that has been made."""
-    return Setting(**record["run"]["setting"])
-
-
-def file_of(block: str) -> str:
-    """The name of the file with a block's results."""
-    return f"{block}.jsonl"
 
 
 @functools.lru_cache(maxsize=1)
@@ -217,7 +178,8 @@ def optimizer(setting: Setting, data: Data, steps: int) -> optax.GradientTransfo
     elif setting.removed == "input":
         return links[0]
     else:
-        directions = functools.partial(DIRECTIONS[setting.removed], data=data)
+        graph = nnx.graphdef(nnx.eval_shape(lambda: build(setting, nnx.Rngs(0))))
+        directions = functools.partial(DIRECTIONS[setting.removed], graph=graph, data=data)
         remove = controls.along_in_gradients(directions), controls.along_in_params(directions)
     if setting.arm in ("GC", "WC+GC"):
         links.insert(0, remove[0])

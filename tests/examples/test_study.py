@@ -15,7 +15,7 @@ from examples.engine import results
 from examples.engine.data import Data
 from examples.engine.engine import Engine
 from examples.paper.estimate import noise
-from examples.study import blocks, comparisons, controls, report, settings
+from examples.study import blocks, comparisons, controls, factors, report, settings
 from examples.study.settings import Setting
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -48,7 +48,7 @@ def record(setting, seed, accuracy, weights="w", measured=()):
 
 
 def write(out, block, records):
-    results.append(out / settings.file_of(block), records)
+    results.append(out / factors.file_of(block), records)
 
 
 # Settings
@@ -58,7 +58,7 @@ def test_a_factor_that_is_added_later_tells_no_older_run_apart():
     setting = Setting("B", "WC", learning_rate=1e-2)
     identity = setting.identity(3)
     assert identity["setting"] == {"block": "B", "arm": "WC", "learning_rate": 1e-2}
-    assert settings.setting_of({"run": json.loads(json.dumps(identity))}) == setting
+    assert blocks.setting_of({"run": json.loads(json.dumps(identity))}) == setting
 
 
 def test_images_set_aside_are_training_images_that_are_not_trained_on(monkeypatch):
@@ -96,9 +96,10 @@ def weights_of(model):
 
 
 def test_removing_along_a_direction_leaves_nothing_along_it(data):
-    params = weights_of(model_of(Setting("F", "plain")))
+    model = model_of(Setting("F", "plain"))
+    params = weights_of(model)
     for make in (controls.random_directions, controls.top_directions):
-        directions = make(params, data=data)
+        directions = make(params, nnx.graphdef(model), data)
         transform = controls.along_in_params(lambda params, d=directions: d)
         gradients = jax.tree.map(jnp.ones_like, params)
         updates, _ = transform.update(gradients, transform.init(params), params)
@@ -110,8 +111,9 @@ def test_removing_along_a_direction_leaves_nothing_along_it(data):
 
 
 def test_the_direction_of_most_variance_is_that_of_the_patches(data):
-    params = weights_of(model_of(Setting("F", "plain")))
-    direction = np.asarray(controls.top_directions(params, data)["conv1"], np.float64)[..., 0]
+    model = model_of(Setting("F", "plain"))
+    directions = controls.top_directions(weights_of(model), nnx.graphdef(model), data)
+    direction = np.asarray(directions["conv1"], np.float64)[..., 0]
     images = (np.asarray(data.train.images, np.float64) - [122.782, 117.001, 104.298]) / 256
     padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
     moment = np.zeros((75, 75))
@@ -198,14 +200,14 @@ def test_no_rate_that_trains_is_an_error(tmp_path):
 
 
 def test_blocks_have_the_runs_that_they_say(tmp_path):
-    fill(tmp_path, "A", lambda s: 50.0)
-    fill(tmp_path, "E-rates", lambda s: 50.0)
-    fill(tmp_path, "C-rates", lambda s: 50.0)
+    for sweep in ("A", "E-rates", "C-rates", "G-rates"):
+        fill(tmp_path, sweep, lambda s: 50.0)
     counts = {
         name: len(set(block.settings(tmp_path))) * block.seeds
         for name, block in blocks.BLOCKS.items()
     }
-    assert counts == {"A": 60, "B": 64, "E-rates": 3, "E": 12, "F": 72, "C-rates": 72, "C": 144}
+    wanted = {"A": 60, "B": 64, "E-rates": 3, "E": 12, "F": 72, "C-rates": 72, "C": 144}
+    assert counts == wanted | {"G-rates": 9, "G": 15}
 
 
 # Comparisons and report
