@@ -1,9 +1,12 @@
 """What the records of the study say: differences of paired runs, with corrected intervals."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
 
 from examples.engine import results
 from examples.engine.intervals import CONFIDENCE, Interval, student
@@ -146,7 +149,8 @@ def by_arm(runs: Runs) -> dict[Arm, Setting]:
 
 def arms_without_runs(block: str, runs: Runs) -> list[Arm]:
     """The arms that a block compares and that none of its runs has; A's rates stand alone."""
-    wanted: dict[str, tuple[Arm, ...]] = {"A": (), "C": ("plain", "WC+GC"), "F": ("plain", "WC+GC")}
+    both: tuple[Arm, ...] = ("plain", "WC+GC")
+    wanted: dict[str, tuple[Arm, ...]] = {"A": (), "C": both, "F": both, "G": both}
     present = {setting.arm for setting in runs}
     return [arm for arm in wanted.get(block, get_args(Arm)) if arm not in present]
 
@@ -180,17 +184,31 @@ def gains_by_companion(runs: Runs) -> dict[str, list[Part]]:
     return found
 
 
-def gains_of_controls(runs: Runs) -> dict[str, list[Part]]:
-    """Each control against plain."""
-    plain = next(
+def plain_of(runs: Runs) -> Any:
+    """The setting that controls are compared with."""
+    return next(
         setting
         for setting in runs
         if setting.arm == "plain" and setting.removed == "mean" and not setting.centred
     )
+
+
+def gains_of_controls(runs: Runs) -> dict[str, list[Part]]:
+    """Each control against plain."""
+    plain = plain_of(runs)
     return {
         CONTROLS[setting.removed, setting.layers, setting.arm]: [(1, setting), (-1, plain)]
         for setting in runs
         if setting != plain
+    }
+
+
+def gains_of_transformer(runs: Runs) -> dict[str, list[Part]]:
+    """WC+GC on all kernels of the transformer, and on some, against plain."""
+    plain = next(setting for setting in runs if setting.arm == "plain")
+    names = {"all": "WC+GC, all kernels", "second": "WC+GC, second kernels of the MLPs"}
+    return {
+        names[setting.kernels]: [(1, setting), (-1, plain)] for setting in runs if setting != plain
     }
 
 
@@ -212,11 +230,31 @@ def mean_of(runs: Runs, setting: Setting, value: Value) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def shares(record: results.Record, what: str) -> dict[str, list[Any]]:
-    """What was measured of a run: for each layer its course, before the first epoch and on."""
-    layers: dict[str, list[Any]] = {}
-    for measured in record["measured"]:
-        for layer, values in measured.items():
-            if what in values:
-                layers.setdefault(layer, []).append(values[what])
-    return layers
+def mean_course(records: Iterable[results.Record], what: str) -> dict[str, list[float]]:
+    """What was measured, as a mean over finished runs: for each layer its course.
+
+    Its first value is that before training, the next ones are those behind the epochs. NaN stands
+    where nothing was measured: an optimizer's momentum is zero at the start.
+    """
+    courses: dict[str, list[list[float]]] = {}
+    for record in records:
+        if record["outcome"] != "finished" or not record["measured"]:
+            continue
+        for layer in record["measured"][0]:
+            values = [_nan_for_none(measured[layer].get(what)) for measured in record["measured"]]
+            courses.setdefault(layer, []).append(values)
+    found = {layer: np.mean(of_runs, axis=0) for layer, of_runs in courses.items()}
+    if what == "momentum":
+        for values in found.values():
+            values[0] = math.nan
+    return {layer: values.tolist() for layer, values in found.items() if not np.isnan(values).all()}
+
+
+def mean_share(records: Iterable[results.Record], what: str) -> float:
+    """Over runs, layers and epochs; NaN where nothing was measured."""
+    courses = [*mean_course(records, what).values()]
+    return float(np.mean(courses)) if courses else math.nan
+
+
+def _nan_for_none(value: float | None) -> float:
+    return math.nan if value is None else value

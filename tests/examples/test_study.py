@@ -14,8 +14,18 @@ import wcgc.models
 from examples.engine import results
 from examples.engine.data import Data
 from examples.engine.engine import Engine
+from examples.paper import experiments, rows
 from examples.paper.estimate import noise
-from examples.study import blocks, comparisons, controls, factors, report, settings
+from examples.study import (
+    blocks,
+    comparisons,
+    controls,
+    factors,
+    report,
+    sections,
+    settings,
+    trajectories,
+)
 from examples.study.settings import Setting
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -266,28 +276,85 @@ def test_epochs_to_an_accuracy_are_read_between_two_epochs():
     assert comparisons.epochs_to(90)(run) is None
 
 
+def fill_all(out):
+    """Records for all blocks, in which WC+GC gains a point, or a tenth of a nat of text.
+
+    In block C it gains nothing behind a norm, where the gradient's mean has no share.
+    """
+    for sweep in ("A", "E-rates", "C-rates", "G-rates"):
+        fill(out, sweep, lambda s: 50.0)
+    for block in ("B", "C", "E", "F", "G"):
+        chosen, seeds = blocks.BLOCKS[block].settings(out), range(blocks.BLOCKS[block].seeds)
+        for setting in chosen:
+            normed = block == "C" and setting.norm != "none"
+            both = setting.arm == "WC+GC" and not normed
+            course = [{"conv1": {"gradient": 0.0 if normed else share}} for share in (0.4, 0.2)]
+            of_setting = [record(setting, seed, 70.0 + both, measured=course) for seed in seeds]
+            for one in of_setting:
+                one["curves"]["test_loss"] = [2.0, 1.5 - 0.1 * both - 0.01 * one["run"]["seed"]]
+            write(out, block, of_setting)
+    table = rows.read_table(2)
+    of_table = [
+        record(Setting("D", "plain"), seed, 60.0 + row.number + seed)
+        | {"run": experiments.identity(row, seed, experiments.Options(epochs=2))}
+        for row in table
+        for seed in (0, 1)
+    ]
+    results.append(out / experiments.file_of(2), of_table)
+    steps = record(Setting("E", "plain"), 0, None) | {"outcome": "finished"}
+    steps["run"] = {"seed": 0, "steps": 10}
+    steps["distances"] = {"WC": [1e-7] * 10, "plain": [0.1 * i for i in range(1, 11)]}
+    results.append(out / trajectories.FILE, [steps])
+
+
 def test_the_report_is_made_from_the_records_alone(tmp_path):
-    fill(tmp_path, "A", lambda s: 50.0 + s.learning_rate)
-    fill(tmp_path, "E-rates", lambda s: 50.0)
-    fill(tmp_path, "C-rates", lambda s: 50.0)
-    for block in ("B", "C", "E", "F"):
-        fill(tmp_path, block, lambda s: 70.0 + (s.arm == "WC+GC"))
-    page, *pictures = report.write(tmp_path)
+    fill_all(tmp_path)
+    page, *figures = report.write(tmp_path)
     text = page.read_text()
-    assert [picture.stem for picture in pictures] == ["A", "B", "C", "E", "F"]
-    for picture in pictures:
-        assert image.imread(picture).shape[2] == 4
-        assert f"]({picture.name})" in text
+    assert [figure.stem for figure in figures] == [*sections.SECTIONS]
+    for figure in figures:
+        assert image.imread(figure).shape[2] == 4
+        assert f"]({figure.name})" in text
     assert "| WC+GC - plain | +1.00 | +1.00 to +1.00 | +1.00 to +1.00 | 16 | yes |" in text
     assert "| more than the sum | +1.00 |" in text
     assert "64 runs, seeds 0 to 15, 64.0 core hours" in text
+    assert "| gradient, conv1 | 0.40 | 0.20 |" in text
+    assert "| WC+GC, all kernels | +0.1000 | +0.1000 to +0.1000 |" in text
+    assert "| largest distance from GC, relative | step 1 | step 10 |" in text
+    assert "| plain | 1.0e-01 | 1.0e+00 |" in text
+    # Row 2 of the paper's Table 2 is one point above row 1, its baseline, with both seeds.
+    assert f"| {rows.read_table(2)[1].method} | +1.00 | +1.00 to +1.00 |" in text
+    assert "Spearman's rank correlation of share and gain over these 12: +1.00" in text
     assert "nan" not in text
+
+
+def test_verdicts_come_first(tmp_path):
+    fill_all(tmp_path)
+    lines = report.write(tmp_path)[0].read_text().splitlines()
+    start = lines.index("## Verdicts")
+    table = [line.split(" | ") for line in lines[start + 4 : lines.index("", start + 4)]]
+    assert start < lines.index("## A. Is it the learning rate?")
+    assert sum(cells[0].startswith("| B network (a)") for cells in table) == 6
+    assert sum(cells[0].startswith("| C ") for cells in table) == 12
+    assert {cells[2].split()[1] for cells in table} == {"points", "nats"}
+
+
+def test_blocks_without_records_are_left_out(tmp_path):
+    write(tmp_path, "B", arms({arm: [70.0, 71.0] for arm in blocks.ARMS}))
+    text = report.write(tmp_path)[0].read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Verdicts",
+        "## B. How much does each gain, and both together?",
+        "## F-shares. How large is the mean, and do the inputs lie along it?",
+    ]
 
 
 def test_a_block_without_all_its_arms_is_at_work(tmp_path):
     write(tmp_path, "B", arms({"plain": [70.0, 71.0], "GC": [71.0, 72.0]}))
     (page,) = report.write(tmp_path)
-    assert "At work: WC, WC+GC has no run yet." in page.read_text()
+    text = page.read_text()
+    assert text.count("At work: WC, WC+GC has no run yet.") == 2
+    assert "Verdicts" not in text
 
 
 def test_a_report_on_nothing_is_an_error(tmp_path):
@@ -300,3 +367,18 @@ def test_every_factor_has_a_place_in_the_name():
     plain = Setting("F", "plain")
     names = {dataclasses.replace(plain, **{name: value}).name for name, value in other.items()}
     assert len(names | {plain.name}) == 5
+
+
+# Trajectories
+
+
+def test_gc_and_wc_follow_one_path_under_sgd_and_plain_another(data):
+    shared = {"network": "c", "optimizer": "sgd", "learning_rate": 1e-3, "centred": True}
+    engines = {
+        arm: Engine(Setting("E", arm, **shared).experiment(data), data)
+        for arm in ("plain", "GC", "WC")
+    }
+    found = trajectories.distances(engines, seed=0, steps=2)
+    assert found.keys() == {"plain", "WC"}
+    assert max(found["WC"]) < 1e-3 < min(found["plain"])
+    assert len(found["plain"]) == 2
