@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from wcgc._axes import KernelAxes, LeftAlone
-
-Path = tuple[str | int, ...]
+from wcgc._axes import KernelAxes, LeftAlone, Shape
+from wcgc._paths import TreePath
 
 NOT_SELECTED = "wrt="
 """How the reason begins for variables that are not trained."""
@@ -103,8 +102,8 @@ class _Verdict(NamedTuple):
     doubted: str = ""
 
 
-def _warn_of_doubts(verdicts: dict[Path, _Verdict]) -> None:
-    doubts: dict[str, list[tuple[Path, str]]] = {}
+def _warn_of_doubts(verdicts: dict[TreePath, _Verdict]) -> None:
+    doubts: dict[str, list[tuple[TreePath, str]]] = {}
     for path, (axes, kind) in verdicts.items():
         if kind and isinstance(axes, LeftAlone):
             doubts.setdefault(kind, []).append((path, axes.reason))
@@ -135,7 +134,7 @@ def _import_nnx() -> ModuleType:
     return nnx
 
 
-def _read(model: Any, variables: dict[Path, Any], nnx: ModuleType) -> dict[Path, _Verdict]:
+def _read(model: Any, variables: dict[TreePath, Any], nnx: ModuleType) -> dict[TreePath, _Verdict]:
     """The axes of each variable, or why it is left alone."""
     modules = dict(nnx.iter_modules(model))
     layouts = {path: _layouts(module, nnx) for path, module in modules.items()}
@@ -162,7 +161,7 @@ def _read(model: Any, variables: dict[Path, Any], nnx: ModuleType) -> dict[Path,
     return {path: read(path, variable) for path, variable in variables.items()}
 
 
-def _text(path: Path) -> str:
+def _text(path: TreePath) -> str:
     return "/".join(map(str, path))
 
 
@@ -247,14 +246,14 @@ def _einsum_layout(module: Any) -> dict[str, Layout | LeftAlone | None]:
 class _Held(NamedTuple):
     """A variable as one of the modules that may share it sees it."""
 
-    path: Path
+    path: TreePath
     module: Any
     layout: Layout | LeftAlone | None
 
 
-def _agreed(held: list[_Held], shape: tuple[int, ...]) -> _Verdict:
+def _agreed(held: list[_Held], shape: Shape) -> _Verdict:
     """The axes that all holders of a variable give it, or why there are none."""
-    choices: dict[KernelAxes | LeftAlone, Path] = {}
+    choices: dict[KernelAxes | LeftAlone, TreePath] = {}
     for path, module, layout in held:
         kind = type(module).__name__
         if layout is None or isinstance(layout, LeftAlone):
@@ -273,7 +272,7 @@ def _agreed(held: list[_Held], shape: tuple[int, ...]) -> _Verdict:
     return _Verdict(next(iter(choices)))
 
 
-def _placed(layout: Layout, shape: tuple[int, ...]) -> tuple[KernelAxes | None, str]:
+def _placed(layout: Layout, shape: Shape) -> tuple[KernelAxes | None, str]:
     """The axes of a kernel of `shape`, or None and why they cannot be told."""
     extra = len(shape) - len(layout)
     stackings = itertools.combinations(range(len(shape)), extra) if extra >= 0 else ()
@@ -294,12 +293,12 @@ def _placed(layout: Layout, shape: tuple[int, ...]) -> tuple[KernelAxes | None, 
     return KernelAxes(in_axis, out_axis, batch_axis), ""
 
 
-def _fits(layout: Layout, shape: tuple[int, ...], stacked: tuple[int, ...]) -> bool:
+def _fits(layout: Layout, shape: Shape, stacked: tuple[int, ...]) -> bool:
     return all(
         size in (None, shape[axis])
         for (_, size), axis in zip(layout, _without(shape, stacked), strict=True)
     )
 
 
-def _without(shape: tuple[int, ...], stacked: tuple[int, ...]) -> list[int]:
+def _without(shape: Shape, stacked: tuple[int, ...]) -> list[int]:
     return [axis for axis in range(len(shape)) if axis not in stacked]
