@@ -11,10 +11,7 @@ from optax.contrib import MuonDimensionNumbers
 Shape = tuple[int, ...]
 
 Area = Literal["tensor", "channel", "instance", "global"]
-"""What there is one mean for: an output filter, an input channel, a pair of both, or a kernel.
-
-The areas of the paper's Table 2; `centralize` says which axes each averages over.
-"""
+"""What there is one mean for, as in Table 2 of the paper; `centralize` lists them."""
 
 
 class Slice(NamedTuple):

@@ -1,4 +1,4 @@
-"""The types to annotate with when the program runs; `test_packaging` has a type checker read them."""
+"""The types to annotate with, as a program sees them; mypy reads them in `test_packaging`."""
 
 import inspect
 import typing
