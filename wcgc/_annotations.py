@@ -9,7 +9,7 @@ from wcgc._axes import KernelAxes, LeftAlone
 
 
 @runtime_checkable
-class Module(Protocol):
+class Dataclass(Protocol):
     """A dataclass, which may be a tree, as the modules of Equinox are."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -33,11 +33,11 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     # Not Sequence: a text is a sequence of texts, and would be a tree of anything.
     Nested: TypeAlias = (
-        Mapping[Any, "T | Nested[T]"] | tuple["T | Nested[T]", ...] | list[Any] | Module
+        Mapping[Any, "T | Nested[T]"] | tuple["T | Nested[T]", ...] | list[Any] | Dataclass
     )
 else:
     # Where others' annotations are evaluated, a name of this module has no meaning.
-    Nested = Mapping[Any, T | Any] | tuple[T | Any, ...] | list[Any] | Module
+    Nested = Mapping[Any, T | Any] | tuple[T | Any, ...] | list[Any] | Dataclass
 
 LeafAxes: TypeAlias = KernelAxes | LeftAlone | DimensionNumbers | None
 """What a tree of axes holds for one leaf."""

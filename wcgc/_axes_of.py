@@ -75,22 +75,22 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
         )
     wanted = nnx.Param if wrt is None else wrt
     selected = dict(nnx.to_flat_state(nnx.state(model, wanted)))
-    verdicts = _read(model, selected, nnx)
-    _warn_of_doubts(verdicts)
+    readings = _read(model, selected, nnx)
+    _warn_of_doubts(readings)
     result: dict[str, Any] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         node = result
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        if path in verdicts:
-            node[path[-1]] = verdicts[path].axes
+        if path in readings:
+            node[path[-1]] = readings[path].axes
         else:
             kind = type(variable).__name__
             node[path[-1]] = LeftAlone(f"{NOT_SELECTED}{_name(wanted)} leaves out this {kind}")
     return result
 
 
-class _Verdict(NamedTuple):
+class _Reading(NamedTuple):
     """What is known of one variable.
 
     Attributes:
@@ -102,9 +102,9 @@ class _Verdict(NamedTuple):
     doubted: str = ""
 
 
-def _warn_of_doubts(verdicts: dict[TreePath, _Verdict]) -> None:
+def _warn_of_doubts(readings: dict[TreePath, _Reading]) -> None:
     doubts: dict[str, list[tuple[TreePath, str]]] = {}
-    for path, (axes, kind) in verdicts.items():
+    for path, (axes, kind) in readings.items():
         if kind and isinstance(axes, LeftAlone):
             doubts.setdefault(kind, []).append((path, axes.reason))
     for kind, ((first, reason), *others) in doubts.items():
@@ -134,7 +134,7 @@ def _import_nnx() -> ModuleType:
     return nnx
 
 
-def _read(model: Any, variables: dict[TreePath, Any], nnx: ModuleType) -> dict[TreePath, _Verdict]:
+def _read(model: Any, variables: dict[TreePath, Any], nnx: ModuleType) -> dict[TreePath, _Reading]:
     """The axes of each variable, or why it is left alone."""
     modules = dict(nnx.iter_modules(model))
     layouts = {path: _layouts(module, nnx) for path, module in modules.items()}
@@ -153,10 +153,10 @@ def _read(model: Any, variables: dict[TreePath, Any], nnx: ModuleType) -> dict[T
         owner = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in modules)
         kind, name = type(modules[owner]).__name__, path[len(owner)]
         if len(shape) < 2:
-            return _Verdict(LeftAlone("fewer than two axes"))
+            return _Reading(LeftAlone("fewer than two axes"))
         if layouts[owner].get(name, "unknown") is None:
-            return _Verdict(LeftAlone(f"{name} of {kind}"))
-        return _Verdict(LeftAlone(f"it does not know what {kind} does with it"), kind)
+            return _Reading(LeftAlone(f"{name} of {kind}"))
+        return _Reading(LeftAlone(f"it does not know what {kind} does with it"), kind)
 
     return {path: read(path, variable) for path, variable in variables.items()}
 
@@ -251,7 +251,7 @@ class _Held(NamedTuple):
     layout: Layout | LeftAlone | None
 
 
-def _agreed(held: list[_Held], shape: Shape) -> _Verdict:
+def _agreed(held: list[_Held], shape: Shape) -> _Reading:
     """The axes that all holders of a variable give it, or why there are none."""
     choices: dict[KernelAxes | LeftAlone, TreePath] = {}
     for path, module, layout in held:
@@ -263,13 +263,13 @@ def _agreed(held: list[_Held], shape: Shape) -> _Verdict:
         if getattr(module, "mask", None) is not None:
             doubt = f"{kind} masks it, and the mean of what is stored is not that of what is used"
         if axes is None or doubt:
-            return _Verdict(LeftAlone(doubt), kind)
+            return _Reading(LeftAlone(doubt), kind)
         choices.setdefault(axes, path)
     if len(choices) > 1 and any(isinstance(choice, KernelAxes) for choice in choices):
         users = " and ".join(f"{_text(path)!r} as {axes}" for axes, path in choices.items())
         kind = type(held[0].module).__name__
-        return _Verdict(LeftAlone(f"the modules that share it disagree about it: {users}"), kind)
-    return _Verdict(next(iter(choices)))
+        return _Reading(LeftAlone(f"the modules that share it disagree about it: {users}"), kind)
+    return _Reading(next(iter(choices)))
 
 
 def _placed(layout: Layout, shape: Shape) -> tuple[KernelAxes | None, str]:
