@@ -56,7 +56,7 @@ class LeafExplanation:
     @property
     def averaged(self) -> tuple[int, ...] | None:
         """Deprecated: `slice_axes`."""
-        warnings.warn("Say slice_axes for averaged.", DeprecationWarning, stacklevel=2)
+        warnings.warn("averaged is deprecated: use slice_axes.", DeprecationWarning, stacklevel=2)
         return self.slice_axes
 
 
