@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wcgc._annotations import Axes, Mask
+from wcgc._arrays import widened
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_number, is_number
-from wcgc._lookup import Axes, Mask
-from wcgc._projections import widened
 from wcgc._transforms import centralized
 
 

@@ -8,7 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
+Shape = tuple[int, ...]
+
 Area = Literal["tensor", "channel", "instance", "global"]
+"""What there is one mean for, as in Table 2 of the paper; `centralize` lists them."""
 
 
 class Slice(NamedTuple):
@@ -132,13 +135,12 @@ class KernelAxes:
     batch_axis: int | Sequence[int] = ()
 
     def __post_init__(self):
-        """Stores sequences as tuples, so that equal axes compare and hash alike."""
+        """Stores integers and tuples of them, so that equal axes compare and hash alike."""
         named = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             axes = _as_tuple(value, field.name)
-            if isinstance(value, Sequence):
-                object.__setattr__(self, field.name, axes)
+            object.__setattr__(self, field.name, axes if isinstance(value, Sequence) else axes[0])
             if not axes and field.name == "out_axis":
                 raise ValueError(
                     "out_axis is empty; name at least one axis, or give None in place of the "
@@ -172,7 +174,7 @@ class KernelAxes:
             raise TypeError(f"ndim must be an integer, got {ndim!r}.") from None
         roles = []
         for field in dataclasses.fields(self):
-            axes = _as_tuple(getattr(self, field.name), field.name)
+            axes = _several(getattr(self, field.name))
             for axis in axes:
                 if not -ndim <= axis < ndim:
                     raise ValueError(
@@ -257,13 +259,18 @@ a rule such as `weight$` misses.
 """
 
 
-def slice_axes(area: Area, axes: KernelAxes, ndim: int) -> tuple[int, ...]:
+def slice_axes_of(area: Area, kernel_axes: KernelAxes, ndim: int) -> tuple[int, ...]:
     """The axes that one slice of `area` spans, in ascending order."""
-    in_axes, out_axes, _, spatial = axes.resolve(ndim)
+    in_axes, out_axes, _, spatial = kernel_axes.resolve(ndim)
     roles = {"in": in_axes, "out": out_axes, "spatial": spatial}
     return tuple(sorted(axis for role in AREAS[area].spans for axis in roles[role]))
 
 
-def batch_count(axes: KernelAxes) -> int:
-    """How many batch axes `axes` names."""
-    return len(_as_tuple(axes.batch_axis, "batch_axis"))
+def batch_count(kernel_axes: KernelAxes) -> int:
+    """How many batch axes `kernel_axes` names."""
+    return len(_several(kernel_axes.batch_axis))
+
+
+def _several(axes: int | Sequence[int]) -> tuple[int, ...]:
+    """One axis or several, as a `KernelAxes` stores them."""
+    return (axes,) if isinstance(axes, int) else tuple(axes)

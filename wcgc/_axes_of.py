@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from wcgc._axes import KernelAxes, LeftAlone
-
-Path = tuple[str | int, ...]
+from wcgc._axes import KernelAxes, LeftAlone, Shape
+from wcgc._paths import TreePath
 
 NOT_SELECTED = "wrt="
 """How the reason begins for variables that are not trained."""
@@ -76,22 +75,22 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
         )
     wanted = nnx.Param if wrt is None else wrt
     selected = dict(nnx.to_flat_state(nnx.state(model, wanted)))
-    verdicts = _read(model, selected, nnx)
-    _warn_of_doubts(verdicts)
+    readings = _read(model, selected, nnx)
+    _warn_of_doubts(readings)
     result: dict[str, Any] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         node = result
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        if path in verdicts:
-            node[path[-1]] = verdicts[path].axes
+        if path in readings:
+            node[path[-1]] = readings[path].axes
         else:
             kind = type(variable).__name__
             node[path[-1]] = LeftAlone(f"{NOT_SELECTED}{_name(wanted)} leaves out this {kind}")
     return result
 
 
-class _Verdict(NamedTuple):
+class _Reading(NamedTuple):
     """What is known of one variable.
 
     Attributes:
@@ -103,9 +102,9 @@ class _Verdict(NamedTuple):
     doubted: str = ""
 
 
-def _warn_of_doubts(verdicts: dict[Path, _Verdict]) -> None:
-    doubts: dict[str, list[tuple[Path, str]]] = {}
-    for path, (axes, kind) in verdicts.items():
+def _warn_of_doubts(readings: dict[TreePath, _Reading]) -> None:
+    doubts: dict[str, list[tuple[TreePath, str]]] = {}
+    for path, (axes, kind) in readings.items():
         if kind and isinstance(axes, LeftAlone):
             doubts.setdefault(kind, []).append((path, axes.reason))
     for kind, ((first, reason), *others) in doubts.items():
@@ -135,7 +134,7 @@ def _import_nnx() -> ModuleType:
     return nnx
 
 
-def _read(model: Any, variables: dict[Path, Any], nnx: ModuleType) -> dict[Path, _Verdict]:
+def _read(model: Any, variables: dict[TreePath, Any], nnx: ModuleType) -> dict[TreePath, _Reading]:
     """The axes of each variable, or why it is left alone."""
     modules = dict(nnx.iter_modules(model))
     layouts = {path: _layouts(module, nnx) for path, module in modules.items()}
@@ -154,15 +153,15 @@ def _read(model: Any, variables: dict[Path, Any], nnx: ModuleType) -> dict[Path,
         owner = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in modules)
         kind, name = type(modules[owner]).__name__, path[len(owner)]
         if len(shape) < 2:
-            return _Verdict(LeftAlone("fewer than two axes"))
+            return _Reading(LeftAlone("fewer than two axes"))
         if layouts[owner].get(name, "unknown") is None:
-            return _Verdict(LeftAlone(f"{name} of {kind}"))
-        return _Verdict(LeftAlone(f"it does not know what {kind} does with it"), kind)
+            return _Reading(LeftAlone(f"{name} of {kind}"))
+        return _Reading(LeftAlone(f"it does not know what {kind} does with it"), kind)
 
     return {path: read(path, variable) for path, variable in variables.items()}
 
 
-def _text(path: Path) -> str:
+def _text(path: TreePath) -> str:
     return "/".join(map(str, path))
 
 
@@ -247,14 +246,14 @@ def _einsum_layout(module: Any) -> dict[str, Layout | LeftAlone | None]:
 class _Held(NamedTuple):
     """A variable as one of the modules that may share it sees it."""
 
-    path: Path
+    path: TreePath
     module: Any
     layout: Layout | LeftAlone | None
 
 
-def _agreed(held: list[_Held], shape: tuple[int, ...]) -> _Verdict:
+def _agreed(held: list[_Held], shape: Shape) -> _Reading:
     """The axes that all holders of a variable give it, or why there are none."""
-    choices: dict[KernelAxes | LeftAlone, Path] = {}
+    choices: dict[KernelAxes | LeftAlone, TreePath] = {}
     for path, module, layout in held:
         kind = type(module).__name__
         if layout is None or isinstance(layout, LeftAlone):
@@ -264,16 +263,16 @@ def _agreed(held: list[_Held], shape: tuple[int, ...]) -> _Verdict:
         if getattr(module, "mask", None) is not None:
             doubt = f"{kind} masks it, and the mean of what is stored is not that of what is used"
         if axes is None or doubt:
-            return _Verdict(LeftAlone(doubt), kind)
+            return _Reading(LeftAlone(doubt), kind)
         choices.setdefault(axes, path)
     if len(choices) > 1 and any(isinstance(choice, KernelAxes) for choice in choices):
         users = " and ".join(f"{_text(path)!r} as {axes}" for axes, path in choices.items())
         kind = type(held[0].module).__name__
-        return _Verdict(LeftAlone(f"the modules that share it disagree about it: {users}"), kind)
-    return _Verdict(next(iter(choices)))
+        return _Reading(LeftAlone(f"the modules that share it disagree about it: {users}"), kind)
+    return _Reading(next(iter(choices)))
 
 
-def _placed(layout: Layout, shape: tuple[int, ...]) -> tuple[KernelAxes | None, str]:
+def _placed(layout: Layout, shape: Shape) -> tuple[KernelAxes | None, str]:
     """The axes of a kernel of `shape`, or None and why they cannot be told."""
     extra = len(shape) - len(layout)
     stackings = itertools.combinations(range(len(shape)), extra) if extra >= 0 else ()
@@ -294,12 +293,12 @@ def _placed(layout: Layout, shape: tuple[int, ...]) -> tuple[KernelAxes | None, 
     return KernelAxes(in_axis, out_axis, batch_axis), ""
 
 
-def _fits(layout: Layout, shape: tuple[int, ...], stacked: tuple[int, ...]) -> bool:
+def _fits(layout: Layout, shape: Shape, stacked: tuple[int, ...]) -> bool:
     return all(
         size in (None, shape[axis])
         for (_, size), axis in zip(layout, _without(shape, stacked), strict=True)
     )
 
 
-def _without(shape: tuple[int, ...], stacked: tuple[int, ...]) -> list[int]:
+def _without(shape: Shape, stacked: tuple[int, ...]) -> list[int]:
     return [axis for axis in range(len(shape)) if axis not in stacked]

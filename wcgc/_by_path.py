@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
+from wcgc._annotations import Axes, LeafAxes
 from wcgc._axes import KernelAxes, LeftAlone
-from wcgc._lookup import AXES, NO_ENTRY, STATIC_ARGS, Axes, Chooser, Entry, check_entries, lookup
+from wcgc._lookup import AXES, NO_ENTRY, STATIC_ARGS, Chooser, Entry, check_entries, lookup
 from wcgc._paths import Key, flatten, is_empty, path_of
 from wcgc._vouch import vouched
 
-Choice: TypeAlias = KernelAxes | LeftAlone | MuonDimensionNumbers | None
-Rule: TypeAlias = tuple[str, Choice]
+Rule: TypeAlias = tuple[str, LeafAxes]
 
 UNMATCHED = Entry(LeftAlone("no rule matches"))
 
@@ -31,7 +31,7 @@ class ByPath(Chooser):
 
     rules: tuple[Rule, ...]
     # A tree of axes has no hash. That two values share one does no harm.
-    otherwise: Axes = dataclasses.field(default=None, hash=False)
+    otherwise: Axes | None = dataclasses.field(default=None, hash=False)
 
     def __repr__(self) -> str:
         otherwise = "" if self.otherwise is None else f", otherwise={self.otherwise!r}"
@@ -98,7 +98,7 @@ class ByPath(Chooser):
         return choices
 
 
-def by_path(*rules: Rule, otherwise: Axes = None) -> ByPath:
+def by_path(*rules: Rule, otherwise: Axes | None = None) -> ByPath:
     r"""Makes an `axes` argument that chooses each leaf's axes by its path.
 
     A path is written `encoder/conv1/kernel`: dictionary keys, attributes and list indices joined by
@@ -153,8 +153,8 @@ def by_path(*rules: Rule, otherwise: Axes = None) -> ByPath:
     return ByPath(rules, otherwise)
 
 
-def _selects(choice: Choice) -> bool:
-    return isinstance(choice, KernelAxes | MuonDimensionNumbers)
+def _selects(axes: LeafAxes) -> bool:
+    return isinstance(axes, KernelAxes | MuonDimensionNumbers)
 
 
 def _may_count_steps(leaf: Any) -> bool:

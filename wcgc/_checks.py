@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,17 @@ def check_norm(norm: Scalar) -> None:
     """Rejects what cannot be the norm of a slice."""
     check_number("norm", norm, "positive", lambda value: bool(value > 0))
     _check_range("norm", norm)
+
+
+def check_norm_is_held(norm: Scalar, dtype: Any, path: str) -> None:
+    """Rejects a known norm so small that a kernel of this dtype would lose all of its entries."""
+    least = float(jnp.finfo(dtype).tiny)
+    if not isinstance(norm, Tracer) and norm < least:
+        raise ValueError(
+            f"norm={norm} is below the range of {dtype}, the dtype of {path or '(the array)'!r}, "
+            f"whose entries would become 0. Give a norm of at least {least:.1e}, or leave the "
+            "kernel alone by mask or axes."
+        )
 
 
 def _check_range(name: str, value: Scalar) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wcgc._provenance import Digits, Shape, Value, View, opaque, repeats
+from wcgc._axes import Shape
+from wcgc._provenance import Digits, Value, View, opaque, repeats
 from wcgc._recorder import Recorder
 from wcgc._uses import SELF
 

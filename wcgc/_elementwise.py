@@ -5,13 +5,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from wcgc._axes import Shape
 from wcgc._provenance import Value, View, agreed, opaque
 from wcgc._rearrangements import broadcast
 from wcgc._recorder import Recorder
 from wcgc._uses import SELF
 
 
-def _spread(eqn: Any, values: tuple[Value, ...]) -> tuple[tuple[int, ...], list[Value]]:
+def _spread(eqn: Any, values: tuple[Value, ...]) -> tuple[Shape, list[Value]]:
     shape = tuple(eqn.outvars[0].aval.shape)
     return shape, [broadcast(value, shape) for value in values]
 

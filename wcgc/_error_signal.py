@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from wcgc._arrays import centralized_array, standardized_array, widened
 from wcgc._axes import as_axis
 from wcgc._checks import Scalar, check_eps
-from wcgc._projections import centralized_array, standardized_array, widened
 
 ErrorArea = Literal["global", "sample", "channel", "instance"]
 """One mean per batch, per sample, per channel, or per (sample, channel) pair (Table 2)."""
@@ -55,8 +55,10 @@ def centralize_error(
       Fuhl and Kasneci, `Weight and Gradient Centralization in Deep Neural Networks
       <https://arxiv.org/abs/2010.00866>`_, 2020, Eqs. 10 and 11, Algorithm 1, Table 2.
     """
-    axes = _slice_axes(x, area, channel_axis, sample_axis)
-    return _project_error(functools.partial(centralized_array, axes=axes), x) if axes else x
+    slice_axes = _slice_axes(x, area, channel_axis, sample_axis)
+    if not slice_axes:
+        return x
+    return _project_error(functools.partial(centralized_array, slice_axes=slice_axes), x)
 
 
 def standardize_error(
@@ -100,12 +102,12 @@ def standardize_error(
       Fuhl and Kasneci, 2020, Eqs. 8 and 9.
     """
     check_eps(eps)
-    axes = _slice_axes(x, area, channel_axis, sample_axis)
-    if not axes:
+    slice_axes = _slice_axes(x, area, channel_axis, sample_axis)
+    if not slice_axes:
         return x
 
     def standardized(error, eps):
-        return standardized_array(error, axes, eps)
+        return standardized_array(error, slice_axes, eps)
 
     return _project_error(standardized, x, jnp.asarray(eps, jnp.result_type(float)))
 
@@ -163,5 +165,5 @@ def _slice_axes(
         "channel": (channel,),
         "instance": (sample, channel),
     }[area]
-    axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
-    return axes if x.size and any(x.shape[axis] > 1 for axis in axes) else ()
+    slice_axes = tuple(axis for axis in range(x.ndim) if axis not in kept)
+    return slice_axes if x.size and any(x.shape[axis] > 1 for axis in slice_axes) else ()

@@ -2,20 +2,19 @@
 
 import dataclasses
 import math
+import warnings
 from typing import Any, Literal
 
-from wcgc._axes import AREAS, FLAX, Area
+from wcgc._annotations import Axes, Mask
+from wcgc._axes import FLAX, Area, Shape
 from wcgc._by_path import ByPath
-from wcgc._lookup import Axes, Mask
 from wcgc._paths import is_empty, path_of
 from wcgc._repeats import Repeat, collected, once_each
+from wcgc._report import Report, by_paths
 from wcgc._selection import Leaf, select
 from wcgc._table import Row, Table
 
 Detail = Literal["all", "axes and roles", "roles"]
-
-WIDTH = 80
-"""The columns of a table as text."""
 
 ROWS = 60
 """How many rows a table may have before repeated layers share one."""
@@ -24,81 +23,104 @@ DETAILS: tuple[Detail, ...] = ("all", "axes and roles", "roles")
 """What the rows tell, most of it first: less where that would not fit."""
 
 
-def title(area: Area) -> str:
-    """What stands above a table about an area."""
-    return f'area "{area}": one mean per {AREAS[area].one_per}'
-
-
 @dataclasses.dataclass(frozen=True)
-class LeafPlan:
-    """What centralization does to one leaf.
+class LeafExplanation:
+    """What centralization does to one leaf, as `explain` says it.
 
     Attributes:
       path: the leaf's path, as `by_path` sees it; empty if the tree is a single array.
       shape: the leaf's shape; None if it has none.
       size: how many elements it has; 0 if it has no shape.
-      averaged: the axes that each mean is taken over; None if the leaf is left alone.
+      slice_axes: the axes that each mean is taken over; None if the leaf is left alone.
       roles: what each axis is, "in", "out", "batch" or "spatial"; empty if the leaf is left alone.
       slices: how many means are taken; 0 if the leaf is left alone.
       slice_size: how many elements each mean is taken over; 0 if the leaf is left alone.
       reason: why the leaf is left alone; empty if it is not.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> leaf = wcgc.explain({"conv": jnp.ones((3, 3, 8, 16))}).leaves["conv"]
+      >>> leaf.slice_axes, leaf.slices, leaf.slice_size
+      ((0, 1, 2), 16, 72)
     """
 
     path: str
-    shape: tuple[int, ...] | None
+    shape: Shape | None
     size: int
-    averaged: tuple[int, ...] | None
+    slice_axes: tuple[int, ...] | None
     roles: tuple[str, ...]
     slices: int
     slice_size: int
     reason: str
 
+    @property
+    def averaged(self) -> tuple[int, ...] | None:
+        """Deprecated: `slice_axes`."""
+        warnings.warn("averaged is deprecated: use slice_axes.", DeprecationWarning, stacklevel=2)
+        return self.slice_axes
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Explanation:
-    """What centralization does to a tree, leaf by leaf. It prints as a table.
+class Explanation(Report):
+    """What centralization does to a tree, leaf by leaf: what `explain` returns.
+
+    It prints as a table.
 
     Attributes:
       area: what one mean is taken over.
-      rows: one `LeafPlan` per leaf, in the order of the tree.
+      rows: one `LeafExplanation` per leaf, in the order of the tree.
       unmatched: the patterns of `by_path` that match no leaf.
       overruled: those that match only leaves which earlier rules took.
       full: whether the table has a row for each leaf, however many there are.
       only_centralized: whether the table leaves out what is left alone.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> explanation = wcgc.explain({"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)})
+      >>> explanation.centralized, explanation.total
+      (8, 10)
+      >>> explanation.leaves["bias"].reason
+      'fewer than two axes'
     """
 
-    area: Area
-    rows: tuple[LeafPlan, ...]
+    rows: tuple[LeafExplanation, ...]
     unmatched: tuple[str, ...] = ()
     overruled: tuple[str, ...] = ()
     full: bool = False
     only_centralized: bool = False
 
     @property
+    def leaves(self) -> dict[str, LeafExplanation]:
+        """The rows by their paths.
+
+        Raises:
+          ValueError: two leaves have the same path.
+        """
+        return by_paths((row.path, row) for row in self.rows)
+
+    @property
     def centralized(self) -> int:
         """How many elements lie in the leaves that are centralized."""
-        return sum(row.size for row in self.rows if row.averaged is not None)
+        return sum(row.size for row in self._chosen())
 
     @property
     def total(self) -> int:
         """How many elements all leaves have."""
         return sum(row.size for row in self.rows)
 
-    def __repr__(self) -> str:
-        return self._table(WIDTH).plain()
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        # A narrower terminal folds what fits the usual width.
-        yield self._table(max(options.max_width, WIDTH)).rich()
-
-    def _repr_html_(self) -> str:
-        return self._table(None).html()
+    def _chosen(self) -> list[LeafExplanation]:
+        return [row for row in self.rows if row.slice_axes is not None]
 
     def _table(self, width: int | None) -> Table:
-        shown = [row for row in self.rows if row.averaged is not None or not self.only_centralized]
-        repeats = once_each(shown) if self.full or len(shown) <= ROWS else collected(shown)
+        shown = self._chosen() if self.only_centralized else self.rows
+        paths = [row.path for row in shown]
+        if self.full or len(shown) <= ROWS:
+            repeats = once_each(paths)
+        else:
+            repeats = collected(paths, [dataclasses.replace(row, path="") for row in shown])
         tables = [
-            self._table_of([_line(repeat, detail) for repeat in repeats]) for detail in DETAILS
+            self._table_of([_line(repeat, shown[repeat.first], detail) for repeat in repeats])
+            for detail in DETAILS
         ]
         if width is None:
             return tables[0]
@@ -106,7 +128,7 @@ class Explanation:
         return next(fitting, tables[-1].elided(width))
 
     def _table_of(self, rows: list[Row]) -> Table:
-        chosen = [row for row in self.rows if row.averaged is not None]
+        chosen = self._chosen()
         share = 100 * self.centralized / self.total if self.total else 0.0
         summary = (
             f"{self.centralized:,} of {self.total:,} parameters ({share:.1f} %) in "
@@ -120,7 +142,7 @@ class Explanation:
             if patterns:
                 summary += f"\nRules that match {which}: {', '.join(map(repr, patterns))}."
         return Table(
-            title=title(self.area),
+            title=self._title,
             headings=("leaf", "shape", "averaged over", "slices", "of size"),
             right=frozenset({3, 4}),
             rows=tuple(rows),
@@ -155,7 +177,7 @@ def explain(
 
     Returns:
       A table that prints in a terminal and renders in a notebook. Its `rows` are the same as data,
-      one for each leaf.
+      one for each leaf, and its `leaves` the same by path.
 
     Raises:
       TypeError: as `centralize`.
@@ -181,16 +203,16 @@ def explain(
     leaves, _ = select(params, area, axes, mask)
     paths = [path_of(leaf.key) for leaf in leaves if not is_empty(leaf.value)]
     unmatched, overruled = axes.idle_rules(paths) if isinstance(axes, ByPath) else ((), ())
-    plans = tuple(map(_plan, leaves))
-    return Explanation(area, plans, unmatched, overruled, full, only_centralized)
+    rows = tuple(map(_explained, leaves))
+    return Explanation(area, rows, unmatched, overruled, full, only_centralized)
 
 
-def _plan(leaf: Leaf) -> LeafPlan:
+def _explained(leaf: Leaf) -> LeafExplanation:
     path = path_of(leaf.key)
     shape = getattr(leaf.value, "shape", None)
     size = 0 if shape is None else math.prod(shape)
-    if shape is None or leaf.axes is None or leaf.kernel_axes is None:
-        return LeafPlan(path, shape, size, None, (), 0, 0, leaf.reason)
+    if shape is None or leaf.slice_axes is None or leaf.kernel_axes is None:
+        return LeafExplanation(path, shape, size, None, (), 0, 0, leaf.reason)
     names = ("in", "out", "batch", "spatial")
     role_of = {
         axis: name
@@ -198,21 +220,22 @@ def _plan(leaf: Leaf) -> LeafPlan:
         for axis in axes
     }
     roles = tuple(role_of[axis] for axis in range(len(shape)))
-    slice_size = math.prod(shape[axis] for axis in leaf.axes)
-    return LeafPlan(path, shape, size, leaf.axes, roles, size // slice_size, slice_size, "")
+    slice_size = math.prod(shape[axis] for axis in leaf.slice_axes)
+    return LeafExplanation(
+        path, shape, size, leaf.slice_axes, roles, size // slice_size, slice_size, ""
+    )
 
 
-def _line(repeat: Repeat, detail: Detail) -> Row:
-    row = repeat.plan
+def _line(repeat: Repeat, row: LeafExplanation, detail: Detail) -> Row:
     path = repeat.path or "(the array)"
     if repeat.count > 1:
         path += f" x{repeat.count}"
     shape = "" if row.shape is None else str(row.shape)
-    if row.averaged is None:
+    if row.slice_axes is None:
         verdict = "left alone" if detail == "all" else "none"
         return Row((path, shape, f"{verdict}: {row.reason}", "", ""), muted=True)
-    roles = [row.roles[axis] for axis in row.averaged]
+    roles = [row.roles[axis] for axis in row.slice_axes]
     names = ", ".join(roles if detail == "all" else dict.fromkeys(roles))
-    axes = ", ".join(map(str, row.averaged))
+    axes = ", ".join(map(str, row.slice_axes))
     over = names if detail == "roles" else f"({axes}) = {names}"
     return Row((path, shape, over, f"{row.slices:,}", f"{row.slice_size:,}"))

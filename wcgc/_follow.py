@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wcgc import _contractions, _elementwise, _rearrangements
+from wcgc._axes import Shape
 from wcgc._elementwise import through
 from wcgc._provenance import Value, View, agreed, opaque, repeats
 from wcgc._rearrangements import fitted, stacked, unstacked
@@ -272,7 +273,7 @@ def _open(program: Any) -> Any:
     return program if hasattr(program, "invars") else program.jaxpr
 
 
-def _shape(variable: Any) -> tuple[int, ...]:
+def _shape(variable: Any) -> Shape:
     return tuple(getattr(variable.aval, "shape", ()))
 
 

@@ -31,7 +31,7 @@ def warn_of_doubtful_choices(leaves: Sequence[Leaf], erases: bool) -> None:
       leaves: of the parameters.
       erases: whether slices that are constant would be erased.
     """
-    chosen = [leaf for leaf in leaves if leaf.axes is not None]
+    chosen = [leaf for leaf in leaves if leaf.slice_axes is not None]
     # Not what is left alone in any case, such as what is no array.
     doubted = [
         leaf for leaf in leaves if leaf.entry.doubted and leaf.reason == leaf.entry.value.reason
@@ -118,15 +118,15 @@ def _warn_of_constant_slices(chosen: Sequence[Leaf]) -> None:
     if constant:
         _warn(
             f"Centralizing would erase {_named(constant)}, constant along slices over the axes "
-            f"{constant[0].axes}, as the scale of a norm is at first. If it is no kernel, leave it "
-            f"alone: with None or wcgc.LeftAlone in its place in axes, with wcgc.by_path, or with "
-            "wcgc.trace_axes, which reads it off the computation."
+            f"{constant[0].slice_axes}, as the scale of a norm is at first. If it is no kernel, "
+            "leave it alone: with None or wcgc.LeftAlone in its place in axes, with wcgc.by_path, "
+            "or with wcgc.trace_axes, which reads it off the computation."
         )
 
 
 def _has_constant_slices(leaf: Leaf) -> bool:
     """Whether a slice of a leaf whose values are known has one value throughout, other than 0."""
-    array, spanned = leaf.value, leaf.axes or ()
+    array, slice_axes = leaf.value, leaf.slice_axes or ()
     # What a rule or a tree chooses by a kernel's name is meant, whatever it holds.
     if not leaf.entry.is_layout and parts_of(leaf.key)[-1] in KERNELS:
         return False
@@ -134,14 +134,14 @@ def _has_constant_slices(leaf: Leaf) -> bool:
         return False
     if isinstance(array, jax.Array) and (array.is_deleted() or not array.is_fully_addressable):
         return False  # nothing, or only a part, can be seen from here
-    longest = max(spanned, key=lambda axis: array.shape[axis])
-    start = {axis: slice(0, 1) for axis in spanned}
+    longest = max(slice_axes, key=lambda axis: array.shape[axis])
+    start = {axis: slice(0, 1) for axis in slice_axes}
     # Two entries of each slice tell apart all but constant ones, at a fraction of the cost.
     first, second = _entries(array, start), _entries(array, start | {longest: slice(1, 2)})
     suspects = (first == second) & (first != 0)
     if not suspects.any():
         return False
-    same = np.all(_entries(array, {}) == first, axis=spanned, keepdims=True)
+    same = np.all(_entries(array, {}) == first, axis=slice_axes, keepdims=True)
     return bool(np.any(same & suspects))
 
 

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -12,12 +12,6 @@ from optax.contrib import MuonDimensionNumbers
 
 from wcgc._axes import KernelAxes, LeftAlone
 from wcgc._paths import Key, flatten, is_empty, path_of, shared
-
-Axes = KernelAxes | Any
-"""A `KernelAxes`, a tree (or prefix) of `KernelAxes | LeftAlone | None`, or a callable to one."""
-
-Mask = Any
-"""None, a tree (or prefix) of bools, or a callable that makes one: as in `optax.masked`."""
 
 
 class Entry(NamedTuple):
@@ -99,7 +93,7 @@ def lookup(
         return spec.entries(tree, leaves)
     entries = _entries(argument, spec)
     cut = {key for key, leaf in leaves if is_empty(leaf)}
-    present = {key[:n] for key, _ in leaves for n in range(len(key) + 1)}
+    present = {prefix for key, _ in leaves for prefix in _prefixes(key)}
     places = {key: _prefix(key, entries) for key, _ in leaves}
     lacking = [key for key, place in places.items() if place is None and key not in cut]
     if lacking:
@@ -161,8 +155,14 @@ def _entries(argument: Argument, spec: Any) -> dict[Key, Any]:
     return entries
 
 
+def _prefixes(key: Key) -> Iterator[Key]:
+    """The key itself and all above it, the root last."""
+    return (key[:n] for n in range(len(key), -1, -1))
+
+
 def _prefix(key: Key, keys: Collection[Key]) -> Key | None:
-    return next((key[:n] for n in range(len(key), -1, -1) if key[:n] in keys), None)
+    """The longest prefix that is one of the keys."""
+    return next((prefix for prefix in _prefixes(key) if prefix in keys), None)
 
 
 def _paths(keys: Collection[Key]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from wcgc._annotations import Axes, Mask
+from wcgc._arrays import slice_mean, widened
 from wcgc._axes import FLAX, Area
-from wcgc._explain import title
-from wcgc._lookup import Axes, Mask
 from wcgc._paths import path_of
-from wcgc._projections import slice_mean, widened
+from wcgc._report import Report, by_paths
 from wcgc._selection import select
 from wcgc._table import Row, Table
 
@@ -27,12 +27,17 @@ from wcgc._table import Row, Table
 )
 @dataclasses.dataclass(frozen=True)
 class LeafMeasurement:
-    """How far one leaf is from centralized.
+    """How far one leaf is from centralized, as `measure` says it.
 
     Attributes:
       largest_mean: the largest absolute slice mean, a scalar in the units of the leaf.
       fraction_removed: the share of the squared norm that centralizing takes away, a scalar
         between 0 and 1 up to rounding; 0 if the norm is zero.
+
+    Example:
+      >>> import jax.numpy as jnp, wcgc
+      >>> wcgc.measure({"kernel": jnp.ones((4, 2))}).leaves["kernel"].fraction_removed
+      Array(1., dtype=float32)
     """
 
     largest_mean: jax.Array
@@ -45,8 +50,10 @@ class LeafMeasurement:
     meta_fields=["area"],
 )
 @dataclasses.dataclass(frozen=True, repr=False)
-class Measurement:
-    """How far a tree is from centralized. A pytree of scalars that prints as a table.
+class Measurement(Report):
+    """How far a tree is from centralized: what `measure` returns.
+
+    A pytree of scalars that prints as a table.
 
     Attributes:
       area: what one mean is taken over.
@@ -54,25 +61,22 @@ class Measurement:
       fraction_removed: the share of the squared norm of all leaves together that centralizing
         takes away.
       leaves: the same for each leaf that centralizing would touch, by its path.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, wcgc
+      >>> measurement = jax.jit(wcgc.measure)({"kernel": jnp.array([[1., 2.], [3., 6.]])})
+      >>> measurement.largest_mean
+      Array(4., dtype=float32)
     """
 
-    area: Area
     largest_mean: jax.Array
     fraction_removed: jax.Array
     leaves: dict[str, LeafMeasurement]
 
-    def __repr__(self) -> str:
-        return self._table().plain()
-
-    def __rich__(self) -> Any:
-        return self._table().rich()
-
-    def _repr_html_(self) -> str:
-        return self._table().html()
-
-    def _table(self) -> Table:
+    def _table(self, width: int | None) -> Table:
+        del width  # Nothing is left out.
         return Table(
-            title=title(self.area),
+            title=self._title,
             headings=("leaf", "largest |mean|", "norm² removed"),
             right=frozenset({1, 2}),
             rows=tuple(
@@ -122,34 +126,30 @@ def measure(
       >>> float(wcgc.measure(wcgc.centralize(params)).fraction_removed)
       0.0
     """
-    means: dict[str, jax.Array] = {}
-    removed: dict[str, jax.Array] = {}
-    norms: dict[str, jax.Array] = {}
-    for leaf in select(tree, area, axes, mask)[0]:
-        if leaf.axes is None:
-            continue
-        path = path_of(leaf.key)
-        if path in means:
-            raise ValueError(f"Two leaves have the path {path!r}; rename one to tell them apart.")
-        means[path], removed[path], norms[path] = _sums(jnp.asarray(leaf.value), leaf.axes)
+    sums = by_paths(
+        (path_of(leaf.key), _sums(jnp.asarray(leaf.value), leaf.slice_axes))
+        for leaf in select(tree, area, axes, mask)[0]
+        if leaf.slice_axes is not None
+    )
+    means, removed, norms = zip(*sums.values(), strict=True) if sums else ((), (), ())
     return Measurement(
         area,
         _combined(jnp.max, means),
         _fraction(_combined(jnp.sum, removed), _combined(jnp.sum, norms)),
         {
-            path: LeafMeasurement(means[path], _fraction(removed[path], norms[path]))
-            for path in means
+            path: LeafMeasurement(mean, _fraction(part, whole))
+            for path, (mean, part, whole) in sums.items()
         },
     )
 
 
-def _sums(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _sums(x: jax.Array, slice_axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The largest absolute slice mean, and the squared norms of the means and of `x`."""
     x = widened(x)
-    size = math.prod(x.shape[axis] for axis in axes)
-    mean = jnp.abs(slice_mean(x, axes))
+    size = math.prod(x.shape[axis] for axis in slice_axes)
+    mean = jnp.abs(slice_mean(x, slice_axes))
     # Over the same axes as the mean, for the two to be taken in one pass.
-    squares = jnp.sum(_squared(x), axis=axes, keepdims=True)
+    squares = jnp.sum(_squared(x), axis=slice_axes, keepdims=True)
     return jnp.max(mean), size * jnp.sum(jnp.square(mean)), jnp.sum(squares)
 
 
@@ -157,11 +157,11 @@ def _squared(x: jax.Array) -> jax.Array:
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
-def _combined(reduce: Callable[[jax.Array], jax.Array], values: dict[str, jax.Array]) -> jax.Array:
+def _combined(reduce: Callable[[jax.Array], jax.Array], values: Sequence[jax.Array]) -> jax.Array:
     if not values:
         return jnp.zeros(())
-    dtype = np.result_type(*(value.dtype for value in values.values()))
-    return reduce(jnp.stack([value.astype(dtype) for value in values.values()]))
+    dtype = np.result_type(*(value.dtype for value in values))
+    return reduce(jnp.stack([value.astype(dtype) for value in values]))
 
 
 def _fraction(part: jax.Array, whole: jax.Array) -> jax.Array:

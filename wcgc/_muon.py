@@ -4,8 +4,8 @@ from typing import Any
 
 from optax.contrib import MuonDimensionNumbers
 
+from wcgc._annotations import Axes, Mask
 from wcgc._axes import FLAX
-from wcgc._lookup import Axes, Mask
 from wcgc._selection import Leaf, select
 
 

@@ -11,7 +11,7 @@ Key = tuple[str, ...]
 """A path with one string per level, equal for all containers that hold the same parameter."""
 
 TreePath = tuple[Any, ...]
-"""A path as JAX gives it."""
+"""A path as JAX or Flax gives it, which names each level as the container does."""
 
 
 def path_of(key: Key) -> str:

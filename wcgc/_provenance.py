@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-Shape = tuple[int, ...]
+from wcgc._axes import Shape
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from wcgc._axes import Shape
 from wcgc._provenance import (
     Digits,
-    Shape,
     Value,
     View,
     agreed,

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from wcgc._provenance import Digits, Shape, Value, View
+from wcgc._axes import Shape
+from wcgc._provenance import Digits, Value, View
 from wcgc._uses import Roles, Use, elementwise_use, kernel_use
 
 

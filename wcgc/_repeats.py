@@ -2,44 +2,43 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from wcgc._explain import LeafPlan
+from collections.abc import Hashable, Sequence
 
 NUMBER = re.compile(r"(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """Leaves for which the same is planned.
+    """Leaves of which the same is to be told.
 
     Attributes:
       path: their path, with a star for each number that differs.
-      plan: the plan of the first of them.
+      first: which leaf is the first of them.
       count: how many they are.
     """
 
     path: str
-    plan: "LeafPlan"
+    first: int
     count: int = 1
 
 
-def once_each(plans: Sequence["LeafPlan"]) -> list[Repeat]:
+def once_each(paths: Sequence[str]) -> list[Repeat]:
     """Each leaf on its own."""
-    return [Repeat(plan.path, plan) for plan in plans]
+    return [Repeat(path, n) for n, path in enumerate(paths)]
 
 
-def collected(plans: Sequence["LeafPlan"]) -> list[Repeat]:
-    """Repeated layers together, in the order of the first of each."""
-    alike: dict[object, list[LeafPlan]] = {}
-    for plan in plans:
-        key = dataclasses.replace(plan, path=NUMBER.sub("*", plan.path))
-        alike.setdefault(key, []).append(plan)
+def collected(paths: Sequence[str], told: Sequence[Hashable]) -> list[Repeat]:
+    """Repeated layers together, in the order of the first of each.
+
+    Args:
+      paths: of the leaves.
+      told: what is to be told of each beside its path.
+    """
+    alike: dict[object, list[int]] = {}
+    for n, (path, what) in enumerate(zip(paths, told, strict=True)):
+        alike.setdefault((NUMBER.sub("*", path), what), []).append(n)
     return [
-        Repeat(_starred([plan.path for plan in same]), same[0], len(same))
-        for same in alike.values()
+        Repeat(_starred([paths[n] for n in same]), same[0], len(same)) for same in alike.values()
     ]
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wcgc._axes import FLAX, KernelAxes
+from wcgc._annotations import Axes
+from wcgc._arrays import centralized_array, widened
+from wcgc._axes import FLAX, KernelAxes, Shape
 from wcgc._paths import Key, flatten, path_of
-from wcgc._projections import centralized_array, widened
 from wcgc._roles import Norm, Rules, assign, listed
-from wcgc._selection import Axes, select
+from wcgc._selection import select
 
 SCALES = ("scale", "weight", "gamma")
 BIASES = ("bias", "offset", "beta", "b")
@@ -28,7 +29,7 @@ class _Leaf:
     axes: KernelAxes | None
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         return self.value.shape
 
     @property
@@ -219,5 +220,5 @@ def _shifted(bias: _Leaf, shift: _Leaf, rows: jax.Array) -> jax.Array:
     return (wide + moved.astype(wide.dtype).reshape(wide.shape)).astype(bias.value.dtype)
 
 
-def _length(shape: tuple[int, ...], axes: Iterable[int]) -> int:
+def _length(shape: Shape, axes: Iterable[int]) -> int:
     return math.prod(shape[axis] for axis in axes)

@@ -7,17 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
-from wcgc._axes import FLAX, Area, KernelAxes, LeftAlone, batch_count, check_area, slice_axes
-from wcgc._lookup import (
-    AXES,
-    MASK,
-    NO_ENTRY,
-    Axes,
-    Entry,
-    Mask,
-    check_entries,
-    lookup,
-)
+from wcgc._annotations import Axes, Mask
+from wcgc._axes import FLAX, Area, KernelAxes, LeftAlone, batch_count, check_area, slice_axes_of
+from wcgc._lookup import AXES, MASK, NO_ENTRY, Entry, check_entries, lookup
 from wcgc._paths import Key, flatten, is_empty, path_of
 from wcgc._vouch import vouched
 
@@ -29,7 +21,7 @@ class Leaf:
     Attributes:
       key: the leaf's path.
       value: the leaf itself.
-      axes: the axes that a slice spans; None if the leaf is left alone.
+      slice_axes: the axes that a slice spans; None if the leaf is left alone.
       kernel_axes: which axis of the leaf is what; None if the leaf is left alone.
       reason: why the leaf is left alone; empty if it is not.
       entry: what `axes` says of the leaf.
@@ -38,20 +30,26 @@ class Leaf:
 
     key: Key
     value: Any
-    axes: tuple[int, ...] | None
+    slice_axes: tuple[int, ...] | None
     kernel_axes: KernelAxes | None = None
     reason: str = ""
     entry: Entry = NO_ENTRY
     masked_in: bool = True
 
 
-def check_selection(area: object, axes: Axes, mask: Mask) -> None:
+def check_selection(area: object, axes: object, mask: object) -> None:
     """Rejects what can be seen to be wrong before there is a tree.
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented.
       ValueError: `area` is none of the four.
     """
+    _check_given(area, axes)
+    check_entries(AXES, axes)
+    check_entries(MASK, mask)
+
+
+def _check_given(area: object, axes: object) -> None:
     check_area(area)
     if axes is None:
         raise TypeError(
@@ -59,8 +57,6 @@ def check_selection(area: object, axes: Axes, mask: Mask) -> None:
             "one, got None. Leave the argument out, or, if you gave a callable, name it in the "
             "static_args of optax.inject_hyperparams. The default is the layout (..., in, out)."
         )
-    check_entries(AXES, axes)
-    check_entries(MASK, mask)
 
 
 def select(tree: Any, area: Area, axes: Axes = FLAX, mask: Mask = None) -> tuple[list[Leaf], Any]:
@@ -74,7 +70,7 @@ def select(tree: Any, area: Area, axes: Axes = FLAX, mask: Mask = None) -> tuple
       ValueError: `area` is none of the four, or `axes` or `mask` does not match the tree or names
         an axis that a leaf lacks.
     """
-    check_selection(area, axes, mask)
+    _check_given(area, axes)
     leaves, treedef = flatten(tree)
     entries = vouched(tree, leaves, lookup(AXES, axes, tree, leaves))
     masks = lookup(MASK, True if mask is None else mask, tree, leaves)
@@ -106,7 +102,7 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
                 f"{', '.join(repr(path_of(key)) for key in missing)}."
             )
     for leaf in leaves:
-        if leaf.axes is not None and is_empty(found[leaf.key]):
+        if leaf.slice_axes is not None and is_empty(found[leaf.key]):
             raise ValueError(
                 f"{path_of(leaf.key)!r} is an array in {names[0]} but {found[leaf.key]} in "
                 f"{names[1]}. Give both, or make both None."
@@ -162,7 +158,7 @@ def _decide(key: Key, leaf: Any, area: Area, entry: Entry, masked_in: bool) -> L
             axes = KernelAxes.from_muon(axes, len(leaf.shape))
         if len(leaf.shape) - batch_count(axes) < 2:
             return alone("fewer than two axes beside batch axes")
-        spanned = slice_axes(area, axes, len(leaf.shape))
+        slice_axes = slice_axes_of(area, axes, len(leaf.shape))
     except ValueError as error:
         raise ValueError(
             f"{error}: leaf {path_of(key)!r} has shape {leaf.shape}. Give this leaf its own axes "
@@ -170,6 +166,6 @@ def _decide(key: Key, leaf: Any, area: Area, entry: Entry, masked_in: bool) -> L
         ) from None
     if math.prod(leaf.shape) == 0:
         return alone("no elements")
-    if math.prod(leaf.shape[axis] for axis in spanned) == 1:
+    if math.prod(leaf.shape[axis] for axis in slice_axes) == 1:
         return alone("slices of one element")
-    return Leaf(key, leaf, spanned, axes, entry=entry)
+    return Leaf(key, leaf, slice_axes, axes, entry=entry)

@@ -1,32 +1,17 @@
 """Centralization as Optax gradient transformations."""
 
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from wcgc._annotations import Axes, Mask
+from wcgc._arrays import centralized_array, normalized_array, slice_norm, standardized_array
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_norm, check_strength
-from wcgc._init_checks import warn_of_doubtful_choices
-from wcgc._lookup import Axes, Mask
-from wcgc._paths import flatten
-from wcgc._projections import (
-    DEFAULT_EPS,
-    Project,
-    centralized_array,
-    map_leaves,
-    normalized_array,
-    slice_norm,
-    standardized_array,
-    widened,
-)
-from wcgc._selection import check_selection, check_shapes, match, select
-
-StepTo = Callable[[jax.Array, tuple[int, ...], jax.Array], jax.Array]
-"""From an updated kernel, the axes of a slice and the kernel before to what it shall become."""
+from wcgc._trees import DEFAULT_EPS, check_norm_of_leaves
+from wcgc._updates import of_gradients, of_params, whatever_was
 
 
 def centralize_gradients(
@@ -81,17 +66,8 @@ def centralize_gradients(
       Subtraction <https://openreview.net/forum?id=UMH1bP9XhO>`_, 2025.
     """
     check_strength(strength)
-    check_selection(area, axes, mask)
     project = functools.partial(centralized_array, strength=strength)
-
-    def update_fn(updates, state, params=None, **extra_args):
-        del extra_args
-        leaves, treedef = select(updates, area, axes, mask)
-        if params is not None:
-            check_shapes(leaves, dict(flatten(params)[0]), ("updates", "params"))
-        return map_leaves(project, leaves, treedef), state
-
-    return optax.GradientTransformationExtraArgs(_checking_init(area, axes, mask), update_fn)
+    return of_gradients(project, area, axes, mask)
 
 
 def centralize_params(
@@ -144,7 +120,7 @@ def centralize_params(
     """
     check_strength(strength)
     project = functools.partial(centralized_array, strength=strength)
-    return _transform_params("centralize_params", _whatever_was(project), area, axes, mask)
+    return of_params("centralize_params", whatever_was(project), area, axes, mask)
 
 
 def standardize_params(
@@ -182,7 +158,7 @@ def standardize_params(
     """
     check_eps(eps)
     project = functools.partial(standardized_array, eps=eps)
-    return _transform_params("standardize_params", _whatever_was(project), area, axes, mask)
+    return of_params("standardize_params", whatever_was(project), area, axes, mask)
 
 
 def normalize_params(
@@ -216,7 +192,8 @@ def normalize_params(
 
     Raises:
       TypeError: as `centralize_params`, or `norm` is neither a number nor a string.
-      ValueError: as `centralize_params`, or `norm` is not positive or another string.
+      ValueError: as `centralize_params`, or `norm` is not positive or another string; at `init`,
+        it is below the range of a kernel's dtype.
 
     Example:
       >>> import jax.numpy as jnp, optax, wcgc
@@ -246,11 +223,17 @@ def normalize_params(
     if isinstance(norm, str):
         if norm != "keep":
             raise ValueError(f'norm must be a positive number or "keep", got {norm!r}.')
-        step_to: StepTo = _with_kept_norms
-    else:
-        check_norm(norm)
-        step_to = _whatever_was(functools.partial(normalized_array, norm=norm))
-    return _transform_params("normalize_params", step_to, area, axes, mask, erases=False)
+        return of_params("normalize_params", _with_kept_norms, area, axes, mask, erases=False)
+    check_norm(norm)
+    return of_params(
+        "normalize_params",
+        whatever_was(functools.partial(normalized_array, norm=norm)),
+        area,
+        axes,
+        mask,
+        erases=False,
+        check=functools.partial(check_norm_of_leaves, norm),
+    )
 
 
 def centralized(
@@ -308,11 +291,11 @@ def centralized(
         check_area(params, "params")
         warns = gradients is None  # GC has warned already.
         links.append(
-            _transform_params(
-                "centralize_params", _whatever_was(centralized_array), params, axes, mask, warns
+            of_params(
+                "centralize_params", whatever_was(centralized_array), params, axes, mask, warns
             )
         )
-    return optax.with_extra_args_support(optax.chain(*links))
+    return optax.chain(*links)
 
 
 def _is_transform(optimizer: object) -> bool:
@@ -321,74 +304,7 @@ def _is_transform(optimizer: object) -> bool:
     return not isinstance(optimizer, type) and all(map(callable, methods))
 
 
-def _whatever_was(project: Project) -> StepTo:
-    """`project` for steps to a kernel that does not depend on the one before."""
-
-    def step_to(stepped: jax.Array, axes: tuple[int, ...], before: jax.Array) -> jax.Array:
-        del before
-        return project(stepped, axes)
-
-    return step_to
-
-
-def _with_kept_norms(stepped: jax.Array, axes: tuple[int, ...], before: jax.Array) -> jax.Array:
-    return normalized_array(stepped, axes, slice_norm(before, axes))
-
-
-def _transform_params(
-    name: str,
-    step_to: StepTo,
-    area: Area,
-    axes: Axes,
-    mask: Mask,
-    warns: bool = True,
-    erases: bool = True,
-) -> optax.GradientTransformationExtraArgs:
-    """A transform whose updates make the kernels `step_to(param + update, slice_axes, param)`.
-
-    Computed in their working precision.
-    """
-    check_selection(area, axes, mask)
-
-    def step_leaf(leaf, param):
-        if leaf.axes is None:
-            return leaf.value
-        param, update = jnp.asarray(param), jnp.asarray(leaf.value)
-        wide_param, wide_update = widened(param), widened(update)
-        dtype = jnp.promote_types(wide_param.dtype, wide_update.dtype)
-        wide_param = wide_param.astype(dtype)
-        # The sum is the one array that XLA has to store for this. On a CPU u - mean(p + u) would
-        # store u, too: XLA does not fuse what an optimizer computes into a reduction.
-        projected = step_to(wide_param + wide_update.astype(dtype), leaf.axes, wide_param)
-        return (projected - wide_param).astype(update.dtype)
-
-    def update_fn(updates, state, params=None, **extra_args):
-        del extra_args
-        if params is None:
-            raise ValueError(
-                f"{name} needs the current parameters: call update(updates, state, params)."
-            )
-        leaves, treedef = select(updates, area, axes, mask)
-        return treedef.unflatten(
-            map(step_leaf, leaves, match(leaves, params, ("updates", "params")))
-        ), state
-
-    init_fn = _checking_init(area, axes, mask, warns, erases)
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _checking_init(
-    area: Area, axes: Axes, mask: Mask, warns: bool = True, erases: bool = True
-) -> optax.TransformInitFn:
-    """An init that makes no state, but sees early whether `axes` and `mask` fit the parameters.
-
-    It warns of choices that are likely not meant.
-    """
-
-    def init_fn(params):
-        leaves, _ = select(params, area, axes, mask)
-        if warns:
-            warn_of_doubtful_choices(leaves, erases)
-        return optax.EmptyState()
-
-    return init_fn
+def _with_kept_norms(
+    stepped: jax.Array, slice_axes: tuple[int, ...], before: jax.Array
+) -> jax.Array:
+    return normalized_array(stepped, slice_axes, slice_norm(before, slice_axes))

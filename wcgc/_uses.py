@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from wcgc._axes import KernelAxes, LeftAlone
-from wcgc._provenance import Shape, View
+from wcgc._axes import KernelAxes, LeftAlone, Shape
+from wcgc._provenance import View
 
 Roles = frozenset[tuple[int, str]]
 """(axis, role): "in", "out", "batch", "spatial", "lookup", or "one" for what has lost its place."""

@@ -5,7 +5,7 @@ import math
 import sys
 from typing import Any
 
-from wcgc._axes import KernelAxes, LeftAlone
+from wcgc._axes import KernelAxes, LeftAlone, Shape
 from wcgc._lookup import Entry
 from wcgc._paths import Key, nodes, parts_of, path_of
 
@@ -44,10 +44,6 @@ SCALES = ("scale", "gamma", "offset", "beta")
 
 OF_EQUINOX = "Equinox's layout is (out, in, ...)"
 
-Shape = tuple[int, ...]
-Roles = tuple[tuple[int, ...], ...]
-"""The input, output, batch and spatial axes."""
-
 
 def vouched(
     tree: Any, leaves: list[tuple[Key, Any]], entries: dict[Key, Entry]
@@ -82,14 +78,14 @@ def vouched(
     stacks = _stacks(shapes, layers)
     for key in kernels:
         try:
-            roles = layouts[key].resolve(len(shapes[key]))
+            _, out_axes, batch_axes, _ = layouts[key].resolve(len(shapes[key]))
         except ValueError:
             continue  # These axes are refused where they are used.
         layer = parts_of(key)[:-1]
         bias = biases.get(layer) if of_layer[layer] == 1 else None
-        if bias is not None and not _fits(bias, shapes[key], roles):
+        if bias is not None and not _fits(bias, shapes[key], out_axes + batch_axes):
             alone[key] = _alone(f"its bias {bias} fits other axes", doubted=True)
-        elif norm := _norm_of_stack(key, shapes[key], roles, stacks):
+        elif norm := _norm_of_stack(key, shapes[key], batch_axes, stacks):
             alone[key] = _alone(f"stacked as {path_of(norm)!r} is", doubted=True)
     return entries | alone
 
@@ -126,14 +122,13 @@ def _names_no_kernel(parts: Key, places: set[Key]) -> bool:
     return name in NO_KERNELS or name.rpartition("_")[2] in WORDS
 
 
-def _fits(bias: Shape, kernel: Shape, roles: Roles) -> bool:
-    """Whether a layer of this kernel and these axes has such a bias: one number per output."""
+def _fits(bias: Shape, kernel: Shape, out_axes: tuple[int, ...]) -> bool:
+    """Whether a layer of this kernel has such a bias: one number per output, of all batches."""
     # With two axes there is nothing to mistake but the order, which the layout is there to tell. As
     # many axes as the kernel has, the bias of Keras's GRU has: it is two in one array.
     if len(kernel) < 3 or len(bias) >= len(kernel):
         return True
-    _, out_axes, batch_axes, _ = roles
-    wanted = tuple(kernel[axis] for axis in sorted(out_axes + batch_axes))
+    wanted = tuple(kernel[axis] for axis in sorted(out_axes))
     # Equinox keeps the bias of a convolution as (out, 1, 1).
     same = [size for size in bias if size != 1] == [size for size in wanted if size != 1]
     return same or bias == (math.prod(wanted),)
@@ -158,10 +153,9 @@ def _stacks(shapes: dict[Key, Shape], layers: dict[Key, Any]) -> dict[tuple[str,
 
 
 def _norm_of_stack(
-    key: Key, shape: Shape, roles: Roles, stacks: dict[tuple[str, Shape], Key]
+    key: Key, shape: Shape, batch_axes: tuple[int, ...], stacks: dict[tuple[str, Shape], Key]
 ) -> Key | None:
     """The norm that shows this kernel's leading axes to be stacked, if its axes do not say so."""
-    batch_axes = roles[2]
     for count in range(1, len(shape) - 1):
         norm = stacks.get((_part_of_model(key), shape[:count]))
         if norm is not None and not set(range(count)) <= set(batch_axes):

@@ -1,7 +1,10 @@
 """What every public name tells its reader: arguments, result and an example that runs."""
 
+import ast
 import doctest
 import inspect
+import itertools
+import pathlib
 import re
 
 import pytest
@@ -16,7 +19,7 @@ def public_callables():
     for module in (wcgc, wcgc.models):
         for name in module.__all__:
             value = getattr(module, name)
-            if not callable(value):
+            if not (inspect.isroutine(value) or inspect.isclass(value)):
                 continue
             found[f"{module.__name__}.{name}"] = value
             if inspect.isclass(value):
@@ -65,7 +68,11 @@ def test_the_first_line_is_a_sentence(name):
 
 
 def test_each_parameter_is_documented(name):
-    documented = re.findall(r"^  (\*{0,2}\w+): \S", sections(PUBLIC[name]).get("Args", ""), re.M)
+    """Those of a class that the library alone makes, such as a result, are its attributes."""
+    found = sections(PUBLIC[name])
+    documented = re.findall(
+        r"^  (\*{0,2}\w+): \S", found.get("Args", found.get("Attributes", "")), re.M
+    )
     assert documented == parameters(PUBLIC[name])
 
 
@@ -80,6 +87,22 @@ def test_there_is_an_example(name):
     examples = doctest.DocTestParser().get_examples(sections(PUBLIC[name]).get("Example", ""))
     assert examples
     assert not any(doctest.SKIP in example.options for example in examples)
+
+
+def documented_below():
+    """What is assigned in a module of the library with a text below that documents it."""
+    for path in pathlib.Path(wcgc.__file__).parent.glob("*.py"):
+        body = ast.parse(path.read_text()).body
+        for node, below in itertools.pairwise(body):
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_constants_and_types_to_annotate_with_are_documented():
+    others = {name for name in wcgc.__all__ if f"wcgc.{name}" not in PUBLIC}
+    assert others >= {"FLAX", "Area", "ErrorArea", "Axes", "Mask"}
+    assert others <= set(documented_below())
 
 
 def test_examples_are_collected(pytestconfig):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib import metadata
 
@@ -28,6 +29,16 @@ def test_the_library_requires_jax_numpy_and_optax_alone():
     assert sorted(alone) == ["jax", "numpy", "optax"]
     assert {"cuda", "dev", "examples"} <= {*metadata.metadata("wcgc").get_all("Provides-Extra")}
     assert metadata.version("wcgc") == wcgc.__version__
+
+
+def test_the_version_stands_once():
+    """In `wcgc/__init__.py`; what is read without it must agree."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "version" not in project
+    assert "version" in project["dynamic"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+    assert newest == cited == wcgc.__version__
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +134,17 @@ wcgc.centralize(params, strength=0.5), wcgc.centralize_gradients(strength=jnp.fl
 wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "head"}, others=("up", "gate"))
 x: jax.Array = wcgc.centralize_error(jnp.ones((2, 3)), "sample")
 x = wcgc.standardize_error(x, "channel", eps=1e-5)
-print(wcgc.explain(params), wcgc.measure(params, mask=lambda tree: True))
+area: wcgc.Area = "tensor"
+error_area: wcgc.ErrorArea = "sample"
+given: wcgc.Axes = {"layers": [axes, None], "head": (wcgc.LeftAlone("it is small"), {"w": axes})}
+masked: wcgc.Mask = {"kernel": True, "rest": {"bias": False}}
+kernels: dict[str, KernelAxes] = {"kernel": axes}
+explanation: wcgc.Explanation = wcgc.explain(params, area, axes=given, mask=masked)
+leaf: wcgc.LeafExplanation = explanation.leaves["kernel"]
+measurement: wcgc.Measurement = wcgc.measure(params, axes=kernels, mask=lambda tree: True)
+measured: wcgc.LeafMeasurement = measurement.leaves["kernel"]
+wcgc.by_path(("head", None), otherwise=lambda tree: kernels)
+print(explanation, measurement)
 """
 
 
@@ -137,6 +158,12 @@ print(wcgc.explain(params), wcgc.measure(params, mask=lambda tree: True))
         ('wcgc.normalize_params(norm="same")', "arg-type"),
         ("wcgc.centralise(params)", "attr-defined"),
         ('KernelAxes(in_axis="in")', "arg-type"),
+        ('wcgc.centralize(params, axes="flax")', "arg-type"),
+        ("wcgc.centralize(params, axes=-2)", "arg-type"),
+        ("wcgc.centralize(params, axes=None)", "arg-type"),
+        ('wcgc.centralize(params, axes={"layer": {"kernel": "flax"}})', "dict-item"),
+        ('wcgc.centralize(params, mask="kernel")', "arg-type"),
+        ('wcgc.centralize(params, mask={"kernel": 1})', "dict-item"),
     ],
 )
 def test_type_checkers_see_the_public_api(bare, line, error):

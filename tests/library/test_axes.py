@@ -6,7 +6,7 @@ import pytest
 
 import wcgc
 from wcgc import EQUINOX, FLAX, KernelAxes, LeftAlone
-from wcgc._axes import slice_axes
+from wcgc._axes import slice_axes_of
 
 from helpers.reference import AREAS
 
@@ -141,10 +141,10 @@ class TestSliceAxes:
         ],
     )
     def test_by_area(self, axes, ndim, tensor, channel, instance, whole):
-        assert slice_axes("tensor", axes, ndim) == tensor
-        assert slice_axes("channel", axes, ndim) == channel
-        assert slice_axes("instance", axes, ndim) == instance
-        assert slice_axes("global", axes, ndim) == whole
+        assert slice_axes_of("tensor", axes, ndim) == tensor
+        assert slice_axes_of("channel", axes, ndim) == channel
+        assert slice_axes_of("instance", axes, ndim) == instance
+        assert slice_axes_of("global", axes, ndim) == whole
 
 
 def test_an_unknown_area_is_refused_with_those_there_are():
@@ -190,7 +190,7 @@ class TestWithoutInputAxes:
     )
     def test_areas_are_those_of_one_input(self, area, spanned, rng):
         """As Flax has it: (height, width, 1, channel times multiplier)."""
-        assert slice_axes(area, self.axes, 4) == spanned
+        assert slice_axes_of(area, self.axes, 4) == spanned
         kernel = np.float32(rng.normal(1.0, 1.0, (3, 2, 4, 5)))
         ours = wcgc.centralize(kernel, area, axes=self.axes)
         flax = wcgc.centralize(kernel.reshape(3, 2, 1, 20), area)
@@ -199,7 +199,7 @@ class TestWithoutInputAxes:
     def test_stacked(self):
         axes = KernelAxes((), (-2, -1), batch_axis=0)
         assert axes.resolve(5) == ((), (3, 4), (0,), (1, 2))
-        assert slice_axes("channel", axes, 5) == (1, 2, 3, 4)
+        assert slice_axes_of("channel", axes, 5) == (1, 2, 3, 4)
 
     def test_without_window_there_is_nothing_to_average(self):
         rows = wcgc.explain({"kernel": np.ones((1, 1, 4, 2))}, axes=self.axes).rows

@@ -403,7 +403,7 @@ def test_a_model_with_one_of_each(model):
 )
 def test_the_axes_serve_every_view_of_the_model(model, view):
     explanation = wcgc.explain(view(model), axes=wcgc.axes_of(model))
-    averaged = {row.path: row.averaged for row in explanation.rows if row.averaged is not None}
+    averaged = {row.path: row.slice_axes for row in explanation.rows if row.slice_axes is not None}
     assert averaged == {path: averaged for path, (_, averaged) in EXPECTED.items()}
 
 
@@ -411,7 +411,7 @@ def test_the_result_can_be_amended(model):
     axes = wcgc.axes_of(model)
     axes["embed"]["embedding"] = wcgc.KernelAxes(in_axis=-1, out_axis=-2)
     rows = wcgc.explain(nnx.state(model, nnx.Param), axes=axes).rows
-    assert {row.path: row.averaged for row in rows}["embed/embedding"] == (1,)
+    assert {row.path: row.slice_axes for row in rows}["embed/embedding"] == (1,)
 
 
 def test_wrt_selects_the_variables_that_are_trained():

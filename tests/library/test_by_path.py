@@ -21,7 +21,7 @@ PARAMS = {
 
 def averaged(axes, params=PARAMS):
     rows = wcgc.explain(params, axes=axes).rows
-    return {row.path: row.averaged for row in rows if row.averaged is not None}
+    return {row.path: row.slice_axes for row in rows if row.slice_axes is not None}
 
 
 class TestOtherwise:

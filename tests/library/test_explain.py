@@ -41,11 +41,11 @@ def test_rows_say_what_is_averaged_and_why_not():
     assert kernel.shape == SHAPE
     assert kernel.size == 1152
     assert kernel.roles == ("spatial", "spatial", "in", "out")
-    assert (kernel.averaged, kernel.slices, kernel.slice_size) == ((0, 1, 2), 16, 72)
+    assert (kernel.slice_axes, kernel.slices, kernel.slice_size) == ((0, 1, 2), 16, 72)
     layers = rows["layers"]
     assert layers.roles == ("batch", "in", "out")
-    assert (layers.averaged, layers.slices, layers.slice_size) == ((1,), 10, 4)
-    assert {path: row.reason for path, row in rows.items() if row.averaged is None} == {
+    assert (layers.slice_axes, layers.slices, layers.slice_size) == ((1,), 10, 4)
+    assert {path: row.reason for path, row in rows.items() if row.slice_axes is None} == {
         "a/conv/bias": "fewer than two axes",
         "count": "dtype int32 is not floating or complex",
         "empty": "no elements",
@@ -72,7 +72,7 @@ def test_rows_say_what_is_averaged_and_why_not():
 def test_each_area_and_what_centralize_does(rng, area, averaged, slices):
     kernel = rng.normal(size=SHAPE).astype(np.float32)
     (row,) = wcgc.explain(kernel, area).rows
-    assert (row.path, row.averaged, row.slices) == ("", averaged, slices)
+    assert (row.path, row.slice_axes, row.slices) == ("", averaged, slices)
     assert row.slices * row.slice_size == row.size
     removed = kernel - np.asarray(wcgc.centralize(kernel, area))
     assert np.unique(removed.round(5)).size == slices
@@ -89,6 +89,19 @@ def test_totals():
         "1,192 of 1,268 parameters (94.0 %) in 2 of 11 leaves are centralized, with 26 means"
         in (str(explanation))
     )
+
+
+def test_leaves_are_the_rows_by_path():
+    explanation = explained()
+    assert list(explanation.leaves) == [row.path for row in explanation.rows]
+    assert explanation.leaves["layers"] is explanation.rows[6]
+    with pytest.raises(ValueError, match="Two leaves have the path 'a/b'"):
+        _ = wcgc.explain({"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((2, 2))}}).leaves
+
+
+def test_the_former_name_of_the_axes_of_a_slice():
+    with pytest.warns(DeprecationWarning, match="slice_axes"):
+        assert explained().leaves["layers"].averaged == (1,)
 
 
 def test_shapes_suffice():

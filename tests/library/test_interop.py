@@ -58,7 +58,9 @@ class Recorded:
 
     def __call__(self, tree):
         rows = wcgc.explain(tree, axes=self.axes).rows
-        self.selected.append({row.path: row.averaged for row in rows if row.averaged is not None})
+        self.selected.append(
+            {row.path: row.slice_axes for row in rows if row.slice_axes is not None}
+        )
         return self.axes(tree)
 
 

@@ -101,7 +101,7 @@ def test_trees_of_muon_serve_as_axes(rng):
         lambda tree: {"layers": numbers, "bias": LeftAlone("a bias")},
     ):
         rows = wcgc.explain(params, axes=axes).rows
-        assert rows[1].averaged == (1,)
+        assert rows[1].slice_axes == (1,)
         assert rows[1].roles == ("batch", "in", "out")
     centred = wcgc.centralize(params, axes=numbers)
     np.testing.assert_allclose(np.mean(centred["layers"], axis=1), 0, atol=1e-7)

@@ -211,13 +211,13 @@ class TestReasons:
     def test_are_given(self, leaf, options, reason):
         ((decided,), _) = select([leaf], **{"area": "tensor", **options})
         assert decided.reason == reason
-        assert decided.axes is None
+        assert decided.slice_axes is None
         assert decided.value is leaf
         assert decided.key == ("0",)
 
     def test_are_empty_for_a_kernel(self):
         ((decided,), _) = select([jnp.ones((3, 3, 2, 4))], "tensor")
-        assert (decided.axes, decided.reason) == ((0, 1, 2), "")
+        assert (decided.slice_axes, decided.reason) == ((0, 1, 2), "")
 
 
 class TestErrors:

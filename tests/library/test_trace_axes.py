@@ -766,8 +766,8 @@ def test_the_axes_of_a_module_serve_every_view_of_it(view):
     axes = wcgc.trace_axes(lambda model, x: model(x), model, array(2, 3, 4))
     known = wcgc.axes_of(model)
     rows = wcgc.explain(view(model), axes=axes).rows
-    averaged = [row.averaged for row in rows]
-    assert averaged == [row.averaged for row in wcgc.explain(view(model), axes=known).rows]
+    averaged = [row.slice_axes for row in rows]
+    assert averaged == [row.slice_axes for row in wcgc.explain(view(model), axes=known).rows]
     assert sum(spanned is not None for spanned in averaged) == 4
 
 

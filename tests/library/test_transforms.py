@@ -67,6 +67,15 @@ class TestArguments:
         with pytest.raises(error, match=message):
             make(*arguments, norm=norm)
 
+    def test_a_norm_that_a_float16_kernel_cannot_hold(self):
+        params = {"half": jnp.eye(2, dtype=jnp.float16), "single": jnp.eye(2)}
+        message = r"norm=1e-08 is below the range of float16, the dtype of 'half'"
+        with pytest.raises(ValueError, match=message):
+            wcgc.normalize_params(norm=1e-8).init(params)
+        wcgc.normalize_params(norm=1e-8, mask={"half": False, "single": True}).init(params)
+        # A traced norm has no value to look at.
+        jax.jit(lambda norm: wcgc.normalize_params(norm=norm).init(params))(1e-8)
+
     def test_a_norm_that_is_another_word(self):
         with pytest.raises(TypeError, match="norm must be a number, got '1'"):
             wcgc.normalize(jnp.eye(3), norm="1")

@@ -242,7 +242,7 @@ def test_equinox_in_its_own_layout():
     """All but what is stacked."""
     params = equinox_params()
     rows = wcgc.explain(params, axes=EQUINOX).rows
-    assert {row.path: row.averaged for row in rows if row.averaged} == {"head/weight": (1,)}
+    assert {row.path: row.slice_axes for row in rows if row.slice_axes} == {"head/weight": (1,)}
     with pytest.warns(UserWarning, match=r"'layers/attention/query_proj/weight' .* 5 more alone"):
         wcgc.centralize_params(axes=EQUINOX).init(params)
 
@@ -256,7 +256,7 @@ def test_a_norm_over_several_axes_is_not_stacked():
     """As Equinox's over (channels, height, width), where a convolution has the same lengths."""
     params = {"net": [eqx.nn.LayerNorm((4, 3, 3)), eqx.nn.Conv2d(3, 4, 3, key=jax.random.key(0))]}
     rows = wcgc.explain(eqx.filter(params, eqx.is_array), axes=EQUINOX).rows
-    assert {row.path: row.averaged for row in rows}["net/1/weight"] == (1, 2, 3)
+    assert {row.path: row.slice_axes for row in rows}["net/1/weight"] == (1, 2, 3)
 
 
 class TestNames:
@@ -267,21 +267,21 @@ class TestNames:
         params = {"layer": {name: jnp.ones((4, 3)), "w": jnp.eye(3)}}
         rows = {row.path: row for row in wcgc.explain(params).rows}
         assert rows[f"layer/{name}"].reason == f"named {name.split('/')[-1]!r}"
-        assert rows["layer/w"].averaged == (0,)
+        assert rows["layer/w"].slice_axes == (0,)
 
     @pytest.mark.parametrize("name", ["kernel", "w", "weight", "lora_b", "scale/kernel", "Bias_x"])
     def test_that_may_be_kernels(self, name):
         (row,) = wcgc.explain({"layer": {name: jnp.eye(3)}}).rows
-        assert row.averaged == (0,)
+        assert row.slice_axes == (0,)
 
     def test_b_is_a_kernel_unless_beside_w(self):
         rows = wcgc.explain({"lora": {"a": jnp.ones((4, 2)), "b": jnp.ones((2, 4))}}).rows
-        assert [row.averaged for row in rows] == [(0,), (0,)]
+        assert [row.slice_axes for row in rows] == [(0,), (0,)]
 
     def test_do_not_matter_where_axes_are_given_for_the_leaf(self):
         params = {"embed": {"embedding": jnp.ones((4, 3))}}
         for axes in ({"embed": {"embedding": FLAX}}, wcgc.by_path(("embedding", FLAX))):
-            assert wcgc.explain(params, axes=axes).rows[0].averaged == (0,)
+            assert wcgc.explain(params, axes=axes).rows[0].slice_axes == (0,)
 
     @pytest.mark.parametrize(
         "axes",
@@ -298,7 +298,7 @@ class TestNames:
         params = {"embed": embed, "head": {"kernel": jnp.ones((3, 2))}}
         rows = wcgc.explain(params, axes=axes).rows
         assert rows[0].reason == "named 'embedding'"
-        assert rows[1].averaged == (0,)
+        assert rows[1].slice_axes == (0,)
 
     def test_are_in_the_documentation(self):
         for name in NO_KERNELS:
@@ -325,13 +325,13 @@ class TestStacks:
         for collection in (params, {"params": params}):
             rows = {row.path: row for row in wcgc.explain(collection).rows}
             (row,) = (row for where, row in rows.items() if where.endswith(path))
-            assert (row.averaged is not None) == taken
+            assert (row.slice_axes is not None) == taken
             assert taken or row.reason.endswith("layers/ln/scale' is")
 
     def test_kernels_whose_axes_say_so_are_taken(self):
         params = {"layers": {"kernel": jnp.ones((5, 6, 4)), "scale": jnp.ones((5, 6))}}
         rows = wcgc.explain(params, axes=KernelAxes(batch_axis=0)).rows
-        assert rows[0].averaged == (1,)
+        assert rows[0].slice_axes == (1,)
 
 
 class TestBiases:
@@ -358,9 +358,9 @@ class TestBiases:
     def test_shows_that_the_axes_are_others(self, kernel, bias, axes, taken):
         params = {"kernel": jnp.ones(kernel), "bias": jnp.ones(bias)}
         row = wcgc.explain(params, axes=axes).rows[1]
-        assert (row.averaged is not None) == taken
+        assert (row.slice_axes is not None) == taken
         assert row.reason == ("" if taken else f"its bias {bias} fits other axes")
 
     def test_of_several_kernels_shows_nothing(self):
         params = {"k1": jnp.ones((3, 5, 4)), "k2": jnp.ones((3, 4, 2)), "bias": jnp.ones((2,))}
-        assert wcgc.explain(params).rows[1].averaged == (0, 1)
+        assert wcgc.explain(params).rows[1].slice_axes == (0, 1)

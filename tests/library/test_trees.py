@@ -372,6 +372,22 @@ class TestErrors:
         with pytest.raises(ValueError, match=rf"norm must be positive, got {norm}"):
             wcgc.normalize(self.kernel, norm=norm)
 
+    @pytest.mark.parametrize("norm", [1e-8, np.float32(6e-5)])
+    def test_norm_that_a_float16_kernel_cannot_hold(self, norm):
+        tree = {"half": jnp.ones((2, 2), jnp.float16), "single": jnp.ones((2, 2))}
+        message = rf"norm={norm} is below the range of float16, the dtype of 'half', .* 6\.1e-05"
+        with pytest.raises(ValueError, match=message):
+            wcgc.normalize(tree, norm=norm)
+        result = wcgc.normalize(tree, norm=norm, mask={"half": False, "single": True})
+        assert result["half"] is tree["half"]
+        np.testing.assert_allclose(np.linalg.norm(result["single"], axis=0), norm, rtol=4e-7)
+        with pytest.raises(ValueError, match=r"the dtype of '\(the array\)'"):
+            wcgc.normalize(tree["half"], norm=norm)
+
+    def test_norm_that_a_float16_kernel_just_holds(self):
+        result = wcgc.normalize(jnp.ones((2, 2), jnp.float16), norm=7e-5)
+        np.testing.assert_allclose(result, np.full((2, 2), 7e-5 / math.sqrt(2)), atol=6e-8)
+
     @pytest.mark.parametrize("number", [None, "1e-5", 1j, [1.0], np.ones(2)], ids=repr)
     def test_what_is_no_number(self, number):
         with pytest.raises(TypeError, match=r"eps must be a number, got "):

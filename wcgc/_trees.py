@@ -1,89 +1,25 @@
-"""Centralization, standardization and normalization of one array, and of a tree of kernels."""
+"""Centralization, standardization and normalization of the kernels of a tree."""
 
 import functools
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from wcgc._annotations import Axes, Mask
+from wcgc._arrays import (
+    Project,
+    centralized_array,
+    normalized_array,
+    standardized_array,
+    widened,
+)
 from wcgc._axes import FLAX, Area
-from wcgc._checks import Scalar, check_eps, check_norm, check_strength
-from wcgc._lookup import Axes, Mask
+from wcgc._checks import Scalar, check_eps, check_norm, check_norm_is_held, check_strength
+from wcgc._paths import path_of
 from wcgc._selection import Leaf, select
 
 DEFAULT_EPS = 1e-10
-
-Project = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-"""From a kernel and the axes of a slice to the kernel that it shall become."""
-
-
-def slice_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean over `axes`, kept as axes of length 1."""
-    return jnp.mean(x, axis=axes, keepdims=True)
-
-
-def centralized_array(x: jax.Array, axes: tuple[int, ...], strength: Scalar = 1.0) -> jax.Array:
-    """`x` less the share `strength` of its mean over `axes`.
-
-    Where all of the mean goes, the result is exactly 0 where rounding may be all that differs.
-    """
-    is_number = isinstance(strength, int | float)
-    if is_number and strength == 0:
-        return x  # nothing is not even computed
-    mean = slice_mean(x, axes)
-    steps = min(math.prod(x.shape[axis] for axis in axes), 8)
-    if is_number and strength == 1:
-        return _less_noise(x - mean, mean, steps)  # all of it is not multiplied
-    share = _like(strength, mean)
-    none = jnp.zeros_like(mean)
-    # Not 0 times the mean, which is NaN where the sum is out of range.
-    deviation = x - jnp.where(share == 0, none, share * mean)
-    return _less_noise(deviation, jnp.where(share == 1, mean, none), steps)
-
-
-# Traced once for each shape, however many kernels have it.
-@functools.partial(jax.jit, static_argnums=2, inline=True)
-def _less_noise(deviation: jax.Array, mean: jax.Array, steps: int) -> jax.Array:
-    """The deviation from a mean, less what is within so many steps of rounding of the mean.
-
-    The mean of equal numbers is off by some eps: up to 4, measured up to a million of them on a
-    CPU. Adam would turn that into steps of full length. Derivatives pass by what is taken away.
-    """
-    noise = steps * float(jnp.finfo(deviation.dtype).eps) * jnp.abs(mean)
-    is_noise = jnp.abs(deviation) <= noise
-    return deviation - jax.lax.stop_gradient(jnp.where(is_noise, deviation, _like(0.0, deviation)))
-
-
-def standardized_array(x: jax.Array, axes: tuple[int, ...], eps: Scalar) -> jax.Array:
-    """`x` with mean 0 and standard deviation 1 over `axes`."""
-    scale = _scale(x, axes)
-    factor = scale.astype(x.dtype)
-    # Less the smallest first, which leaves nothing of a constant slice. Rounding errors, all that
-    # is left when its mean is subtracted, would be taken for its deviation.
-    x = centralized_array(x * factor - _smallest(x, axes) * factor, axes)
-    deviation = _root_mean_square(x, axes)
-    divisor = jnp.hypot(deviation, jnp.sqrt(_like(eps, deviation)) * scale)
-    return x / _one_where(divisor == 0, divisor).astype(x.dtype)
-
-
-def normalized_array(x: jax.Array, axes: tuple[int, ...], norm: Scalar) -> jax.Array:
-    """`x` with Euclidean norm `norm` over `axes`, one for all slices or one for each.
-
-    Zero slices stay zero.
-    """
-    x = x * _scale(x, axes).astype(x.dtype)
-    length = _norm(x, axes)
-    return x * (_like(norm, length) / _one_where(length == 0, length)).astype(x.dtype)
-
-
-def slice_norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The Euclidean norm over `axes`, kept as axes of length 1, where it is in range."""
-    length = _norm(x * _scale(x, axes).astype(x.dtype), axes)
-    mantissa, largest = _mantissa(x, axes)
-    # Not divided by the scale: of that XLA makes a product with the largest, which is out of range.
-    return length * (largest / (4 * mantissa))
 
 
 def centralize(
@@ -163,9 +99,8 @@ def centralize(
       <https://openreview.net/forum?id=UMH1bP9XhO>`_, 2025.
     """
     check_strength(strength)
-    return map_kernels(
-        functools.partial(centralized_array, strength=strength), tree, area, axes, mask
-    )
+    project = functools.partial(centralized_array, strength=strength)
+    return map_leaves(project, *select(tree, area, axes, mask))
 
 
 def standardize(
@@ -209,7 +144,8 @@ def standardize(
       pass and differentiates through it.
     """
     check_eps(eps)
-    return map_kernels(functools.partial(standardized_array, eps=eps), tree, area, axes, mask)
+    project = functools.partial(standardized_array, eps=eps)
+    return map_leaves(project, *select(tree, area, axes, mask))
 
 
 def normalize(
@@ -239,7 +175,8 @@ def normalize(
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented, or `norm` is not a number.
-      ValueError: as `centralize`, or `norm` is not positive.
+      ValueError: as `centralize`, or `norm` is not positive, or is below the range of a kernel's
+        dtype.
 
     Example:
       >>> import jax.numpy as jnp, wcgc
@@ -252,80 +189,26 @@ def normalize(
       learns a gain for each filter and differentiates through the division; this does neither.
     """
     check_norm(norm)
-    return map_kernels(functools.partial(normalized_array, norm=norm), tree, area, axes, mask)
-
-
-def map_kernels(
-    project: Project,
-    tree: Any,
-    area: Area,
-    axes: Axes,
-    mask: Mask,
-) -> Any:
-    """Applies `project(kernel, slice_axes)` to the kernels of `tree` in their working precision."""
     leaves, treedef = select(tree, area, axes, mask)
-    return map_leaves(project, leaves, treedef)
+    check_norm_of_leaves(norm, leaves)
+    return map_leaves(functools.partial(normalized_array, norm=norm), leaves, treedef)
 
 
 def map_leaves(project: Project, leaves: list[Leaf], treedef: Any) -> Any:
-    """The same for leaves that are selected already."""
+    """Applies `project(kernel, slice_axes)` to the selected leaves in their working precision."""
 
     def map_leaf(leaf: Leaf) -> Any:
-        if leaf.axes is None:
+        if leaf.slice_axes is None:
             return leaf.value
         # JAX may not have the dtype of a NumPy leaf: float64 is float32 unless x64 is enabled.
         kernel = jnp.asarray(leaf.value)
-        return project(widened(kernel), leaf.axes).astype(kernel.dtype)
+        return project(widened(kernel), leaf.slice_axes).astype(kernel.dtype)
 
     return treedef.unflatten(map(map_leaf, leaves))
 
 
-def widened(x: jax.Array) -> jax.Array:
-    """`x` in float32 if its own dtype has fewer bits."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-
-
-def _scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The power of two that brings the largest entry of each slice to 2 or more, below 4.
-
-    Scaling by it is exact, and keeps sums and squares from overflowing or vanishing. The results do
-    not depend on it, so neither do their derivatives. For slices of zeros it is some finite number.
-    """
-    mantissa, largest = _mantissa(x, axes)
-    # Multiplied by, not divided by: XLA divides by taking reciprocals, and that of 2**127 is zero.
-    return 4 * mantissa / largest
-
-
-def _mantissa(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """The mantissa of the largest entry of each slice, from 0.5 to 1, and that entry; 1 for 0."""
-    x = jax.lax.stop_gradient(x)
-    magnitude = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if jnp.iscomplexobj(x) else jnp.abs(x)
-    largest = jnp.max(magnitude, axis=axes, keepdims=True)
-    largest = _one_where(largest == 0, largest)
-    return jnp.frexp(largest)[0], largest
-
-
-def _smallest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The smallest entry of each slice; of complex ones, the first in lexicographic order."""
-    return jax.lax.stop_gradient(jnp.min(x, axis=axes, keepdims=True))
-
-
-def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The Euclidean norm over `axes` of slices whose squares are in range."""
-    size = math.prod(x.shape[axis] for axis in axes)
-    return _root_mean_square(x, axes) * _like(math.sqrt(size), jnp.real(x))
-
-
-def _root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    mean_square = slice_mean(jnp.square(jnp.abs(x)), axes)
-    is_zero = mean_square == 0
-    # The square root has no derivative at zero; that of a slice of zeros shall be zero.
-    return jnp.where(is_zero, mean_square, jnp.sqrt(_one_where(is_zero, mean_square)))
-
-
-def _one_where(condition: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.where(condition, _like(1.0, x), x)
-
-
-def _like(value: Scalar, x: jax.Array) -> jax.Array:
-    return jnp.asarray(value, dtype=x.dtype)
+def check_norm_of_leaves(norm: Scalar, leaves: Sequence[Leaf]) -> None:
+    """Rejects a norm that a selected leaf cannot hold."""
+    for leaf in leaves:
+        if leaf.slice_axes is not None:
+            check_norm_is_held(norm, leaf.value.dtype, path_of(leaf.key))
