@@ -84,4 +84,4 @@ def test_there_is_an_example(name):
 
 def test_examples_are_collected(pytestconfig):
     assert pytestconfig.getoption("doctestmodules")
-    assert "wcgc" in pytestconfig.getini("testpaths")
+    assert {"wcgc", "examples"} <= {*pytestconfig.getini("testpaths")}
