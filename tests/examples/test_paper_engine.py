@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(engine, alone, tmp_path, stop_af
     assert without_seconds(outcome) == without_seconds(alone)
 
 
-def test_outcomes_tell_what_happened(alone):
+def test_an_outcome_holds_all_curves_and_the_last_accuracy(alone):
     assert alone.outcome == "finished"
     assert {name: len(curve) for name, curve in alone.curves.items()} == dict.fromkeys(
         training.CURVES, 3

@@ -106,7 +106,7 @@ def test_a_lock_that_its_owner_left_behind_is_taken(tmp_path):
         assert mine
 
 
-def test_identity_holds_the_recipe():
+def test_identity_holds_the_papers_recipe():
     run = experiments.identity(OF_D, 3, Options())
     assert (run["epochs"], run["seed"]) == (800, 3)
     assert run["recipe"]["learning_rate"] == 0.1
