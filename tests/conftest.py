@@ -1,10 +1,9 @@
-"""Settings for all tests, and fixtures that several of them use."""
+"""Settings for all tests, and fixtures that several folders use."""
 
 import os
 
 import hypothesis
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,29 +30,6 @@ hypothesis.settings.load_profile("quick")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-@pytest.fixture
-def params(rng):
-    return {
-        "kernel": jnp.asarray(rng.normal(1.0, 1.0, (4, 3)), jnp.float32),
-        "bias": jnp.asarray(rng.normal(size=3), jnp.float32),
-    }
-
-
-@pytest.fixture
-def grads(rng, params):
-    return {
-        name: jnp.asarray(rng.normal(1.0, 1.0, leaf.shape), leaf.dtype)
-        for name, leaf in params.items()
-    }
-
-
-@pytest.fixture
-def x64():
-    """Switches float64 on for one test."""
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).parent.parent
 RESOLUTIONS = {"lowest": "lowest-direct", "highest": "highest"}
 TESTS = [
-    *("-n", "auto", "--dist", "loadfile", "tests", "README.md"),
+    *("-n", "auto", "--dist", "loadfile", "tests", "examples", "README.md"),
     "--ignore=tests/house",
 ]
 UV = [sys.executable, "-m", "uv"]

@@ -9,11 +9,12 @@ Each round runs PyTorch's step, then ours.
 
 import jax
 import pytest
-from test_step_cost import Step
 
 from examples.engine import compiling
 
-from cases import OPTIMIZERS, medians_in_turns
+from helpers.compared import OPTIMIZERS
+from helpers.measuring import medians_in_turns
+from helpers.training_step import Step
 
 torch = pytest.importorskip("torch")
 

@@ -18,7 +18,8 @@ from jax.experimental import topologies
 
 from wcgc.models._conv_transpose import conv_transpose
 
-from cases import FORMS, OPTIMIZERS, PARAMETERS, kernels_and_bytes, lowered_update, uncentralized
+from helpers.compared import FORMS, OPTIMIZERS, PARAMETERS, uncentralized
+from helpers.measuring import kernels_and_bytes, lowered_update
 
 pytest.importorskip("jax_cuda13_plugin", reason="needs the extra cuda")
 

@@ -19,16 +19,8 @@ import pytest
 
 import wcgc
 
-from cases import (
-    FORMS,
-    MEMORY_SCHEDULER,
-    OPTIMIZERS,
-    PARAMETERS,
-    kernels_and_bytes,
-    lowered_update,
-    medians_in_turns,
-    uncentralized,
-)
+from helpers.compared import FORMS, MEMORY_SCHEDULER, OPTIMIZERS, PARAMETERS, uncentralized
+from helpers.measuring import kernels_and_bytes, lowered_update, medians_in_turns
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

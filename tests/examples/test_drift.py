@@ -23,13 +23,13 @@ class TestDrift:
         bound = BOUNDS[name][dtype == "bfloat16"]
         assert 0 < worst <= share * bound
 
-    def test_over_500_steps(self, name, dtype):
+    def test_deviations_over_500_steps_stay_in_bounds(self, name, dtype):
         self.check(name, dtype, 500, 1.0 if name == "centralize_params()" else 0.2)
 
     @pytest.mark.slow
-    def test_over_10_000_steps(self, name, dtype):
+    def test_deviations_over_10_000_steps_stay_in_bounds(self, name, dtype):
         self.check(name, dtype, drift.STEPS, 1.0)
 
 
-def test_the_norms_would_move_otherwise():
+def test_norms_that_nothing_keeps_move():
     assert drift.largest_deviation(0, *drift.CASES["norms under Adam alone"], "float32", 500) > 0.05

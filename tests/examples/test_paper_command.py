@@ -7,11 +7,11 @@ import jax
 import pytest
 
 from examples.engine import compiling, results, runner
-from examples.engine.data import Data
 from examples.paper import __main__ as command
 from examples.paper import rows
-from examples.paper.estimate import noise
-from examples.paper.experiments import Options, Setting
+from examples.paper.experiments import Options
+
+from helpers.on_noise import OnNoise
 
 
 @pytest.fixture
@@ -20,11 +20,9 @@ def places(tmp_path):
 
 
 @pytest.fixture
-def setting(monkeypatch):
+def setting():
     """One row on noise."""
-    data = Data(noise("CIFAR10", 100), noise("CIFAR10", 20))
-    monkeypatch.setattr(Setting, "load", lambda *_: data)
-    return Setting(rows.choose(3, "a", "WC")[0], Options(epochs=1))
+    return OnNoise(rows.choose(3, "a", "WC")[0], Options(epochs=1))
 
 
 def run(setting, seeds, places, **options):
@@ -48,7 +46,7 @@ def test_runs_are_recorded_once_and_refused_where_another_is_at_them(
     assert [*places.unfinished.iterdir()] == []
     assert record["compilation"] == compiling.choose().name
     assert runner.missing(places, setting, range(2)) == [1]
-    monkeypatch.setattr(Setting, "load", None)
+    monkeypatch.setattr(OnNoise, "load", None)
     assert run(setting, range(1), places) == runner.Unfinished([], [])
     assert "1 runs, 1 of them done already" in capsys.readouterr().out
 

@@ -12,11 +12,11 @@ from flax import nnx
 
 from examples import cifar
 from examples.engine import tasks, training
-from examples.engine.data import Data
 from examples.engine.engine import Engine
 from examples.paper import recipes, rows
-from examples.paper.estimate import noise
 from examples.paper.experiments import Options, experiment
+
+from helpers.on_noise import noise_data
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -25,7 +25,7 @@ ROW = rows.choose(3, "a", "WC, GC, BN, fully")[0]  # has all that a state can ho
 
 @pytest.fixture(scope="module")
 def data():
-    return Data(noise("CIFAR10", 120), noise("CIFAR10", 30))
+    return noise_data(120, 30)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(engine, alone, tmp_path, stop_af
     assert without_seconds(outcome) == without_seconds(alone)
 
 
-def test_outcomes_tell_what_happened(alone):
+def test_an_outcome_holds_all_curves_and_the_last_accuracy(alone):
     assert alone.outcome == "finished"
     assert {name: len(curve) for name, curve in alone.curves.items()} == dict.fromkeys(
         training.CURVES, 3
@@ -113,8 +113,8 @@ def test_each_epoch_learns_other_batches_and_weights_stay_centred(engine):
 def test_nan_ends_a_run(tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipes.RECIPES["CIFAR100"], learning_rate=1e30)
     monkeypatch.setitem(recipes.RECIPES, "CIFAR100", recipe)
-    data = Data(noise("CIFAR100", 100), noise("CIFAR100", 10))
-    engine = Engine(experiment(rows.choose(4, "a", "Baseline")[0], Options(epochs=3)), data)
+    row = rows.choose(4, "a", "Baseline")[0]
+    engine = Engine(experiment(row, Options(epochs=3)), noise_data(100, 10, "CIFAR100"))
     (outcome,) = training.train(engine, [0], tmp_path)
     assert (outcome.outcome, outcome.accuracy) == ("nan", None)
     assert len(outcome.curves["train_loss"]) == 1
@@ -122,7 +122,7 @@ def test_nan_ends_a_run(tmp_path, monkeypatch):
 
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match=r"has 50 images, more than the 49 training .* --limit"):
-        Engine(experiment(ROW, Options()), Data(noise("CIFAR10", 49), noise("CIFAR10", 10)))
+        Engine(experiment(ROW, Options()), noise_data(49, 10))
 
 
 @pytest.mark.slow

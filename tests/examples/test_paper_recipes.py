@@ -1,7 +1,6 @@
 """Section 5 of the paper: learning rate, decay, batch; and what the optimizers do with them."""
 
 import dataclasses
-import doctest
 
 import jax
 import jax.numpy as jnp
@@ -77,10 +76,6 @@ def test_adam_has_l2_in_the_gradient():
         )
     # Adam's first step goes by the sign of the gradient, which the penalty turns around.
     np.testing.assert_allclose([updates["kernel"], updates["bias"]], [[-0.1], [0.1]], rtol=1e-5)
-
-
-def test_examples_in_docstrings_run():
-    assert doctest.testmod(recipes) == (0, 2)
 
 
 def test_kernels_alone_decay():

@@ -68,7 +68,8 @@ def test_color_offsets_are_alike_within_an_image_and_stay_in_range():
     images, _ = patches(batch)
     assert (images == images[:, :1, :1]).all()
     offsets = images[:, 0, 0] - 128
-    covariance = tasks.COLOR_OFFSETS @ tasks.COLOR_OFFSETS.T
+    # Of a tenth of dlib's matrix and standard normal numbers; from 80 of them, to three errors.
+    covariance = [[50.8, 44.1, 39.9], [44.1, 48.3, 45.7], [39.9, 45.7, 53.2]]
     np.testing.assert_allclose(np.cov(offsets.T), covariance, rtol=0.5)
     dark, _ = patches(batch._replace(images=np.zeros_like(batch.images)))
     assert dark.min() == 0

@@ -7,14 +7,11 @@ import pytest
 
 from examples.engine import data, voc
 
-from helpers import tiny_sets
 from helpers.tiny_sets import LISTS, SIZES, archive_voc, jpeg, png
-
-masks, voc_files, write_voc = tiny_sets.masks, tiny_sets.voc_files, tiny_sets.write_voc
 
 
 @pytest.mark.parametrize("split", voc.LISTS)
-def test_images_and_labels_are_padded(voc_files, masks, write_voc, split):
+def test_images_and_labels_are_padded_and_the_rest_is_ignored(voc_files, masks, write_voc, split):
     for part, name in zip(voc.load(write_voc(voc_files), split), voc.LISTS[split], strict=True):
         assert part.images.shape == (len(LISTS[name]), 500, 500, 3)
         for i, image in enumerate(LISTS[name]):
@@ -29,7 +26,7 @@ def test_images_and_labels_are_padded(voc_files, masks, write_voc, split):
             assert (part.images[i][~inside] == 0).all()
 
 
-def test_archive_and_folder_are_the_same(voc_files, write_voc, tmp_path, monkeypatch):
+def test_archive_and_folder_give_the_same_images(voc_files, write_voc, tmp_path, monkeypatch):
     expected = voc.load(write_voc(voc_files), "official")
     place = tmp_path / "elsewhere"
     place.mkdir()

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from examples.engine import pool, results, runner
-from examples.engine.data import Data
 from examples.paper import experiments, rows
-from examples.paper.estimate import noise
+
+from helpers.on_noise import OnNoise
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ def test_a_death_or_an_error_costs_its_own_job_alone(tmp_path):
         ([4, 6], 3, [[4], [6], [4]]),
     ],
 )
-def test_shares(cores, processes, expected):
+def test_cores_are_shared_out_evenly_or_taken_in_turns(cores, processes, expected):
     assert pool.shares(cores, processes) == expected
 
 
@@ -143,13 +143,6 @@ def test_no_process_outlives_a_killed_parent(tmp_path):
     while lives(child):
         assert time.monotonic() < end, "the child lives on"
         time.sleep(0.1)
-
-
-class OnNoise(experiments.Setting):
-    """A row on noise, in whatever process."""
-
-    def load(self, data_dir):
-        return Data(noise("CIFAR10", 100), noise("CIFAR10", 20))
 
 
 @linux

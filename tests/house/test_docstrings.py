@@ -107,4 +107,4 @@ def test_constants_and_types_to_annotate_with_are_documented():
 
 def test_examples_are_collected(pytestconfig):
     assert pytestconfig.getoption("doctestmodules")
-    assert "wcgc" in pytestconfig.getini("testpaths")
+    assert {"wcgc", "examples"} <= {*pytestconfig.getini("testpaths")}

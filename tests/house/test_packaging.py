@@ -94,7 +94,13 @@ def test_the_source_distribution_holds_all_that_its_tests_need(dist, sources):
         for path in (sources / folder).rglob("*")
         if path.is_file()
     }
-    assert held >= kept | {"README.md", "LICENSE", "pyproject.toml"}
+    pages = {path.name for path in sources.glob("*.md")}
+    assert held >= kept | pages | {"LICENSE", "CITATION.cff", "pyproject.toml"}
+
+
+@pytest.mark.slow
+def test_an_index_would_take_wheel_and_source_distribution(dist, sources):
+    run(sys.executable, "-m", "twine", "check", "--strict", *map(str, dist), cwd=sources)
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import sys
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from packaging.version import Version
 
 import wcgc
 from wcgc import LeftAlone
@@ -616,6 +618,13 @@ def test_modules_without_kernels_are_left_alone_in_silence(make):
     assert set(axes.values()) <= {None}
 
 
+NEWEST_FLAX = Version("0.12.12")
+
+
+@pytest.mark.skipif(
+    Version(flax.__version__) > NEWEST_FLAX,
+    reason=f"Flax may have modules since {NEWEST_FLAX} that axes_of warns of, as of any unknown",
+)
 def test_every_module_type_of_nnx_is_covered():
     makes = [make for make, *_ in CASES.values()] + WITHOUT_KERNELS
     covered = {type(module) for make in makes for _, module in nnx.iter_modules(abstract(make))}
