@@ -1,4 +1,4 @@
-"""The pages: links that lead somewhere, a map with every module, a README that is short."""
+"""The pages: links that lead somewhere, a README that is short."""
 
 import json
 import pathlib
@@ -77,16 +77,6 @@ def test_dead_links_are_found_however_they_are_written(tmp_path):
     )
     gone = ["gone.md", "gone.png", "there.md#gone", "gone.svg", "gone/too.md"]
     assert dead_links(page) == gone
-
-
-def test_the_map_names_every_module_and_no_other():
-    pages = (ROOT / "CONTRIBUTING.md").read_text()
-    (table,) = re.findall(r"^\| the library \|.*?\n\n", pages, re.DOTALL | re.MULTILINE)
-    mapped = re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE)
-    library = ROOT / "wcgc"
-    modules = [path.name for path in library.glob("*.py")]
-    packages = [f"{path.parent.name}/" for path in library.glob("*/__init__.py")]
-    assert sorted(mapped) == sorted(modules + packages)
 
 
 def test_the_readme_is_short():

@@ -11,12 +11,16 @@ MODULES = {path.name: ast.parse(path.read_text()) for path in sorted((ROOT / "wc
 
 def test_each_is_on_the_map_in_its_own_words():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    mapped = dict(re.findall(r"^\| `(\w+\.py)` \| (.+) \|$", text, re.MULTILINE))
+    (table,) = re.findall(r"^\| the library \|.*?\n\n", text, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| `(\S+)` \| (.+) \|$", table, re.MULTILINE)
+    mapped = {name: words for name, words in rows if name.endswith(".py")}
     own = {
         name: ast.get_docstring(module).splitlines()[0].removesuffix(".")
         for name, module in MODULES.items()
     }
     assert list(mapped) == list(own)
+    packages = [f"{path.parent.name}/" for path in (ROOT / "wcgc").glob("*/__init__.py")]
+    assert [name for name, _ in rows if name not in mapped] == packages
     # In the table they begin with a small letter, unless it is a name.
     assert [words[1:] for words in mapped.values()] == [words[1:] for words in own.values()]
 
