@@ -7,9 +7,9 @@ Both runs have the same seed and see the same batches. The centralized one takes
 convolution filter off its gradient before the optimizer (GC) and off its weights behind it (WC).
 Networks, crops and recipes are those of arXiv 2010.00866, Section 5.
 
-    images              plain    centralized  time   on an AMD EPYC
-    360 test digits     98.89 %  99.17 %      31 s   two cores
-    10,000 of CIFAR-10  71.23 %  72.67 %      393 s  one core
+    images              plain    centr.   time    on an AMD EPYC
+    360 test digits     98.89 %  99.17 %    31 s  two cores
+    10,000 of CIFAR-10  71.23 %  72.67 %   393 s  one core
 
 Single runs, seed 0; docs/figures.json has the versions. On CIFAR-100 the recipe's SGD leaves (a) at
 chance with seeds 0 and 1 of 0 to 2: take `--model c` or `--optimizer adam` there.
