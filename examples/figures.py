@@ -10,15 +10,16 @@ does too. On a page, figures stand behind a comment that names their entry and s
 
     It takes <!-- figures digits: {seconds:.0f} s -->31 s<!-- end --> on two cores.
 
-What is in braces is that of `str.format` and takes one of the entry's values. A comment that begins
-with a new line holds a whole paragraph or table. A docstring has no comments: `HEAD` says how the
-figures in the head of `examples/cifar.py` look. The figures of the paper's tables come from the
-records of the runs.
+What is in braces is that of `str.format` and takes one of the entry's values. Where a new line
+follows the comment, it is a whole paragraph or table that looks so. A docstring has no comments:
+`HEAD` says how the figures in the head of `examples/cifar.py` look. The figures of the paper's
+tables come from the records of the runs.
 """
 
 import dataclasses
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ FILE = ROOT / "docs" / "figures.json"
 RECORDS = ROOT / "examples" / "paper" / "results" / file_of(3)
 PAGES = ("README.md", "docs/performance.md", "examples/paper/README.md", "examples/cifar.py")
 
+WIDTH = 100  # columns of a paragraph
 PLACE = re.compile(r"<!-- figures (\w+):(.*?)-->(.*?)<!-- end -->", re.DOTALL)
 
 ACCURACIES = "{plain:.2f} %  {centralized:.2f} %  {seconds:4.0f} s"
@@ -61,12 +63,13 @@ def shown(text: str, entries: dict[str, Entry]) -> str:
     """
 
     def fill(place: re.Match) -> str:
-        name, template, _ = place.groups()
-        alone = template.startswith("\n")
-        if not alone and text[: place.start()].endswith("\n"):
-            raise ValueError(f"Text must stand before {place[0].partition('-->')[0]}-->")
+        name, template, before = place.groups()
         figures = formatted(name, template.strip(), entries)
-        figures = f"\n{figures}\n" if alone else figures
+        if before.startswith("\n"):
+            is_table = figures.startswith("|")
+            figures = f"\n{figures}\n" if is_table else f"\n{textwrap.fill(figures, WIDTH)}"
+        elif text[: place.start()].endswith("\n"):
+            raise ValueError(f"Text must stand before {place[0].partition('-->')[0]}-->")
         return f"<!-- figures {name}:{template}-->{figures}<!-- end -->"
 
     text = PLACE.sub(fill, text)

@@ -50,11 +50,13 @@ def test_figures_are_filled_in():
     text = (
         "It is <!-- figures a: {loss:.2f} -->9<!-- end --> and\n"
         "<!-- figures a:\n| {step b[ratio]:.1f} |\n| {pair[1]:,} | -->\nold\n<!-- end -->\n"
+        "<!-- figures a: It\nis {loss:.2f}. -->\n?<!-- end -->\n"
     )
     expected = (
         "It is <!-- figures a: {loss:.2f} -->0.13<!-- end --> and\n"
         "<!-- figures a:\n| {step b[ratio]:.1f} |\n| {pair[1]:,} | -->\n| 2.0 |\n| 2,000 |\n"
         "<!-- end -->\n"
+        "<!-- figures a: It\nis {loss:.2f}. -->\nIt is 0.13.<!-- end -->\n"
     )
     assert figures.shown(text, entries) == expected
     assert figures.shown(expected, entries) == expected
@@ -126,7 +128,7 @@ def place(tmp_path, monkeypatch):
     """A file of figures and a page of its own."""
     (tmp_path / "figures.json").write_text('{"old": {"values": {"loss": 1}}}')
     (tmp_path / "page.md").write_text(
-        "<!-- figures new:\n{plain:.2f} -->\n?\n<!-- end -->\nis <!-- figures old: {loss} -->?"
+        "<!-- figures new: {plain:.2f} -->\n?<!-- end -->\nis <!-- figures old: {loss} -->?"
         "<!-- end -->\n"
     )
     monkeypatch.setattr(figures, "FILE", tmp_path / "figures.json")
@@ -146,7 +148,7 @@ def test_what_the_example_wrote_is_taken_and_shown(place):
         "note": "for a test",
     }
     assert (place / "page.md").read_text() == (
-        "<!-- figures new:\n{plain:.2f} -->\n98.89\n<!-- end -->\nis <!-- figures old: {loss} -->1"
+        "<!-- figures new: {plain:.2f} -->\n98.89<!-- end -->\nis <!-- figures old: {loss} -->1"
         "<!-- end -->\n"
     )
 
