@@ -57,9 +57,7 @@ class Config:
     """Train a plain and a centralized network from the same seed and compare them."""
 
     dataset: Literal["digits", "cifar10", "cifar100"] = "digits"  # the digits need no download
-    data_dir: Path = (
-        Path.home() / ".cache" / "wcgc"
-    )  # where CIFAR's archive or folder is, or goes to
+    data_dir: Path = Path.home() / ".cache" / "wcgc"  # CIFAR's archive, its folder, or their place
     model: Literal["a", "c"] = "a"  # of the paper: (a) with batch normalization, (c) without
     gradients: Area = "tensor"  # area of GC in the centralized run, none for no GC
     params: Area = "tensor"  # area of WC in the centralized run, none for no WC
@@ -241,6 +239,7 @@ def plot(runs: dict[str, Any], config: Config) -> Figure:
             axes.plot(range(1, len(values) + 1), values, ".-", color=color, label=name)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
