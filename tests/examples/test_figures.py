@@ -1,11 +1,13 @@
 """Figures: what commands write is taken as it is, and all pages show what the file holds."""
 
+import doctest
 import json
 import math
 
 import pytest
 
 from examples import figures
+from examples.engine import exits
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +185,8 @@ def test_the_papers_figures_are_those_of_its_report(entries):
         assert str(of_row["n"]) == count
         if not math.isnan(of_row["low"]):
             assert gain == f"{of_row['gain']:+.2f} [{of_row['low']:+.2f}, {of_row['high']:+.2f}]"
+
+
+@pytest.mark.parametrize("module", [figures, exits])
+def test_examples_in_docstrings_run(module):
+    assert doctest.testmod(module) == (0, 1)
