@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from examples import cifar
+from examples import cifar_data
 from examples.engine import voc
 
 Dataset = Literal["CIFAR10", "CIFAR100", "VOC2012"]
 
 
 class Data(NamedTuple):
-    """Images with their labels, as NumPy arrays: `cifar.Split` or `voc.Masks`."""
+    """Images with their labels, as NumPy arrays: `cifar_data.Split` or `voc.Masks`."""
 
     train: Any
     test: Any
@@ -39,5 +39,5 @@ def load(
         raise ValueError(f"--limit must be at least 1, got {limit}.")
     if dataset == "VOC2012":
         return Data(*voc.load(data_dir, split, limit))
-    data = cifar.load_cifar(dataset.lower(), data_dir)
+    data = cifar_data.load_cifar(dataset.lower(), data_dir)
     return Data(*(type(part)(*(array[:limit] for array in part)) for part in data))

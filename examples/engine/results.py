@@ -1,4 +1,4 @@
-"""Results on disk: JSON lines, one record per run."""
+"""Results on disk: JSON lines with one record per run, locks, and folders replaced whole."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,5 +89,39 @@ def hold(path: Path) -> Iterator[bool]:
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
             yield False  # its last holder has just removed it: another may hold a new one
             return
-        yield True
-        path.unlink()
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace(folder: Path, last: str) -> Iterator[Path]:
+    """Gives an empty folder for results, which replace older ones when all of them are written.
+
+    What is written there moves to `folder` when the context ends. If it ends with an error, or the
+    process with it, the older results stay.
+
+    Args:
+      folder: for the results; what has other names there is left alone.
+      last: the name of the result that is moved first and comes last: where it is, the others are
+        whole and belong to it.
+
+    Yields:
+      A folder in `folder`, which is gone afterwards.
+    """
+    scratch = folder.absolute() / ".part"
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir(parents=True)
+        old.mkdir()
+        yield new
+        parts = sorted(new.iterdir(), key=lambda part: part.name == last)
+        for part in reversed(parts):
+            if (folder / part.name).exists():
+                (folder / part.name).rename(old / part.name)
+        for part in parts:
+            part.rename(folder / part.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from examples import cifar
+from examples import cifar_data
 from examples.engine.voc import IGNORED, SIDE, Masks
 
 CROP = 227
@@ -36,15 +36,15 @@ class Task(NamedTuple):
     test_batch: int
 
 
-def random_crops(key: jax.Array, batch: cifar.Split) -> tuple[jax.Array, jax.Array]:
+def random_crops(key: jax.Array, batch: cifar_data.Split) -> tuple[jax.Array, jax.Array]:
     """Crops of 32x32 from the images with zeros around them, 40x40."""
-    offsets = jax.random.randint(key, (len(batch.labels), 2), 0, 2 * cifar.PADDING + 1)
-    return cifar.normalize(cifar.crop(batch.images, offsets)), jnp.asarray(batch.labels)
+    offsets = jax.random.randint(key, (len(batch.labels), 2), 0, 2 * cifar_data.PADDING + 1)
+    return cifar_data.normalize(cifar_data.crop(batch.images, offsets)), jnp.asarray(batch.labels)
 
 
-def whole_images(batch: cifar.Split) -> tuple[jax.Array, jax.Array]:
+def whole_images(batch: cifar_data.Split) -> tuple[jax.Array, jax.Array]:
     """The images as they are."""
-    return cifar.normalize(batch.images), jnp.asarray(batch.labels)
+    return cifar_data.normalize(batch.images), jnp.asarray(batch.labels)
 
 
 def random_patches(key: jax.Array, batch: Masks) -> tuple[jax.Array, jax.Array]:
@@ -68,7 +68,7 @@ def random_patches(key: jax.Array, batch: Masks) -> tuple[jax.Array, jax.Array]:
         return jnp.clip(image.astype(jnp.float32) + shift, 0, 255), label
 
     images, labels = jax.vmap(patch)(batch.images, batch.labels, offsets, mirrored, shifts)
-    return cifar.normalize(images), labels.astype(jnp.int32)
+    return cifar_data.normalize(images), labels.astype(jnp.int32)
 
 
 def padded_images(batch: Masks) -> tuple[jax.Array, jax.Array]:
@@ -76,7 +76,7 @@ def padded_images(batch: Masks) -> tuple[jax.Array, jax.Array]:
     edge = (0, WHOLE - SIDE)
     images = jnp.pad(batch.images, ((0, 0), edge, edge, (0, 0)))
     labels = jnp.pad(batch.labels, ((0, 0), edge, edge), constant_values=IGNORED)
-    return cifar.normalize(images), labels.astype(jnp.int32)
+    return cifar_data.normalize(images), labels.astype(jnp.int32)
 
 
 CLASSIFICATION = Task(random_crops, whole_images, test_batch=200)

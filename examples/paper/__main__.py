@@ -8,7 +8,7 @@ import rich
 import rich.table
 import tyro
 
-from examples.engine import runner
+from examples.engine import exits, runner
 from examples.engine.voc import SplitName
 from examples.paper import estimate, report
 from examples.paper.experiments import Options, Setting, settings
@@ -149,10 +149,8 @@ def main() -> None:
         # JAX reads this when it is first used, which is later.
         value = str(command.deterministic).lower()
         os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC}={value}".strip()
-    try:
+    with exits.on("examples.paper", OSError, ValueError):
         command()
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"examples.paper: {error}") from error
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 
-from examples import cifar
+from examples import cifar_data
 from examples.engine import tasks, voc
 from examples.engine.data import Data
 from examples.engine.engine import Engine
@@ -64,7 +64,7 @@ def measure(row: Row, options: Options, seeds: int = 1) -> Speed:
     )
 
 
-def noise(dataset: str, count: int) -> cifar.Split | voc.Masks:
+def noise(dataset: str, count: int) -> cifar_data.Split | voc.Masks:
     """Images of the right shape."""
     rng = np.random.default_rng(0)
     if dataset == "VOC2012":
@@ -73,4 +73,4 @@ def noise(dataset: str, count: int) -> cifar.Split | voc.Masks:
         labels = rng.integers(0, voc.CLASSES, (count, side, side), np.uint8)
         return voc.Masks(images, labels, np.full((count, 2), side, np.int32))
     images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
-    return cifar.Split(images, rng.integers(0, 10, count, np.int32))
+    return cifar_data.Split(images, rng.integers(0, 10, count, np.int32))

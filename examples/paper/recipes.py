@@ -130,6 +130,9 @@ def optimizer(recipe: Recipe, schedule: optax.Schedule) -> optax.GradientTransfo
 
 def decaying(params: Any) -> Any:
     """Marks the kernels: neither biases nor a normalization's scales and shifts decay."""
-    return jax.tree.map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", params
-    )
+
+    def is_kernel(path: Any, _: Any) -> bool:
+        # In an NNX state, the name of the variable is not the last part of the path.
+        return "kernel" in [jax.tree_util.keystr((part,), simple=True) for part in path]
+
+    return jax.tree.map_with_path(is_kernel, params)

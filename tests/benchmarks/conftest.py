@@ -1,9 +1,16 @@
-"""Settings for the benchmarks, and a summary of the ratios when all are done."""
+"""Settings for the benchmarks, what they ran on, and a summary of the ratios when all are done."""
 
 import jax
 
+from examples.engine import runner
+
 # As users train, not in the full precision that the other tests ask for.
 jax.config.update("jax_default_matmul_precision", None)
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Machine and versions, as `examples.figures` takes them from --benchmark-json."""
+    machine_info["described"] = runner.describe_machine()
 
 
 def pytest_terminal_summary(terminalreporter, config):

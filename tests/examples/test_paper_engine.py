@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from examples import cifar
+from examples import cifar_data
 from examples.engine import tasks, training
 from examples.engine.engine import Engine
 from examples.paper import recipes, rows
@@ -88,7 +88,7 @@ def test_the_test_is_that_of_the_model_in_eval_mode(engine, data):
     params, statistics = jax.tree.map(lambda x: x[0], (state.params, state.statistics))
     model = nnx.merge(engine.graph, params, statistics)
     model.eval()
-    logits = np.asarray(model(cifar.normalize(data.test.images)), np.float64)
+    logits = np.asarray(model(cifar_data.normalize(data.test.images)), np.float64)
     logits -= logits.max(1, keepdims=True)
     right = logits[range(30), data.test.labels]
     losses = np.log(np.exp(logits).sum(1)) - right

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples import cifar
+from examples import cifar_data
 from examples.engine import tasks, voc
 
 
@@ -33,7 +33,7 @@ def patches(batch, seed=0):
     images, labels = jax.jit(tasks.random_patches)(
         jax.random.key(seed), jax.tree.map(jnp.asarray, batch)
     )
-    return np.round(np.asarray(images) * 256 + cifar.PIXEL_MEAN), np.asarray(labels)
+    return np.round(np.asarray(images) * 256 + cifar_data.PIXEL_MEAN), np.asarray(labels)
 
 
 def test_patches_lie_inside_and_labels_go_with_their_pixels(no_offsets):
@@ -88,16 +88,16 @@ def test_whole_images_are_padded_to_515():
     assert labels.shape == (2, 515, 515)
     inside = jnp.sum(labels != voc.IGNORED, axis=(1, 2))
     np.testing.assert_array_equal(inside, [500 * 500, 40 * 30])
-    black = -cifar.PIXEL_MEAN / 256
+    black = -cifar_data.PIXEL_MEAN / 256
     np.testing.assert_allclose(images[:, 500:], jnp.broadcast_to(black, (2, 15, 515, 3)), rtol=1e-6)
 
 
 def test_cifar_crops_are_windows_of_the_padded_image():
     image = np.random.default_rng(0).integers(1, 256, (32, 32, 3), np.uint8)
-    batch = cifar.Split(jnp.asarray(np.stack([image] * 64)), jnp.arange(64))
+    batch = cifar_data.Split(jnp.asarray(np.stack([image] * 64)), jnp.arange(64))
     images, labels = tasks.random_crops(jax.random.key(0), batch)
     np.testing.assert_array_equal(labels, np.arange(64))
-    crops = np.round(np.asarray(images) * 256 + cifar.PIXEL_MEAN).astype(np.uint8)
+    crops = np.round(np.asarray(images) * 256 + cifar_data.PIXEL_MEAN).astype(np.uint8)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
     windows = {padded[y : y + 32, x : x + 32].tobytes() for y in range(9) for x in range(9)}
     assert {crop.tobytes() for crop in crops} <= windows

@@ -12,13 +12,10 @@ import subprocess
 import sys
 import time
 
-import filelock
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from flax import nnx
 
-from examples import cifar
+from examples import cifar, cifar_data
 from examples.engine import results, runner
 from examples.engine.data import Data
 from examples.engine.engine import Engine
@@ -26,6 +23,8 @@ from examples.paper import __main__ as command
 from examples.paper import experiments, rows
 from examples.paper.estimate import noise
 from examples.paper.experiments import Options, experiment
+
+from helpers import finished
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -35,10 +34,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 PAPER_ON_NOISE = """
 import hashlib, pathlib, sys
-from examples import cifar
+from examples import cifar_data
 from examples.paper import __main__ as command
 for path in pathlib.Path(sys.argv[-1]).glob("*/*.bin"):
-    cifar.MD5[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
+    cifar_data.MD5[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
 command.main()
 """
 
@@ -49,7 +48,7 @@ def cifar10(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "cifar-10-batches-bin"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for name in cifar.FILES["cifar10"]:
+    for name in cifar_data.FILES["cifar10"]:
         records = rng.integers(0, 256, (100, 1 + 3072), np.uint8)
         records[:, 0] %= 10
         with (folder / f"{name}.bin").open("wb") as file:
@@ -159,7 +158,14 @@ def limited(disk):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.fixture(params=[full, read_only, limited], ids=lambda fault: fault.__name__)
+@pytest.fixture(
+    params=[
+        limited,
+        pytest.param(full, marks=pytest.mark.mount),
+        pytest.param(read_only, marks=pytest.mark.mount),
+    ],
+    ids=lambda fault: fault.__name__,
+)
 def fault(request, tmp_path):
     """What breaks a disk while a context lasts, and a disk that it breaks."""
     if request.param is limited:
@@ -263,40 +269,24 @@ def test_a_broken_disk_keeps_what_cifar_saved(fault, monkeypatch):
     shutil.rmtree(out / ".part", ignore_errors=True)  # threads of Orbax may write a little longer
     assert files(out) == before
     cifar.main(cifar.Config(out=out, epochs=1, seed=1))
-    assert json.loads((out / "metrics.json").read_text())["config"]["seed"] == 1
-    assert sorted(os.listdir(out)) == [
-        ".lock",
-        "centralized",
-        "curves.png",
-        "metrics.json",
-        "plain",
-    ]
-    model = cifar.make_model(cifar.Config(seed=1), "tensor")
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.restore(out / "centralized", nnx.state(model))
-    np.testing.assert_array_equal(saved["conv1"]["kernel"][...], model.conv1.kernel[...])
+    assert finished.metrics(out)["config"]["seed"] == 1
+    assert sorted(os.listdir(out)) == finished.FILES
+    saved, drawn = finished.restored(out, "centralized"), cifar.make_model(cifar.Config(seed=1))
+    np.testing.assert_array_equal(saved.conv1.kernel[...], drawn.conv1.kernel[...])
 
 
 # Two at once
 
 
-def is_free(lock):
-    try:
-        with lock:
-            return True
-    except filelock.Timeout:
-        return False
-
-
 def test_a_second_run_of_cifar_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
+    lock = tmp_path / ".lock"
     places = ["--out", str(tmp_path), "--epochs", "1000"]
     script = [sys.executable, "-m", "examples.cifar", *places]
-    lock = filelock.FileLock(tmp_path / ".lock", blocking=False)
     with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.DEVNULL) as first:
         try:
             end = time.monotonic() + 240
-            while is_free(lock):
+            while not lock.exists():
                 assert time.monotonic() < end, "it takes no lock"
                 time.sleep(0.1)
             with pytest.raises(
@@ -305,8 +295,10 @@ def test_a_second_run_of_cifar_is_refused_and_a_killed_one_leaves_no_lock(tmp_pa
                 cifar.main(cifar.Config(out=tmp_path))
         finally:
             first.kill()
-    with lock:
-        assert sorted(os.listdir(tmp_path)) == [".lock", "metrics.json"]
+    assert lock.exists()
+    with results.hold(lock) as is_mine:
+        assert is_mine
+    assert os.listdir(tmp_path) == ["metrics.json"]
 
 
 def test_a_second_process_is_refused_the_run_of_the_first(cifar10, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples import cifar
+from examples import cifar_data
 from examples.engine import voc
 
 BINARY = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
@@ -45,6 +45,16 @@ def python2_pickle(value):
     return raw.replace(b"u1\x89\x88\x87", b"u1K\0K\1\x87")  # dtype("u1", 0, 1), no bools
 
 
+class Payload:
+    """What, unpickled by `pickle.loads`, makes a file."""
+
+    def __init__(self, path):
+        self.code = f"import pathlib; pathlib.Path({str(path)!r}).touch()"
+
+    def __reduce__(self):
+        return exec, (self.code,)
+
+
 def encode(dataset, archive, images, labels):
     """One official file: binary records, or a pickled batch."""
     pixels = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
@@ -64,15 +74,15 @@ def encode(dataset, archive, images, labels):
 def official(monkeypatch, rng):
     """The true images and labels of two sets with few images, and a function that writes them."""
     few = {
-        "cifar10": dict.fromkeys(cifar.FILES["cifar10"], 3),
+        "cifar10": dict.fromkeys(cifar_data.FILES["cifar10"], 3),
         "cifar100": {"train": 15, "test": 4},
     }
-    monkeypatch.setattr(cifar, "FILES", few)
+    monkeypatch.setattr(cifar_data, "FILES", few)
     truth = {
         dataset: {
-            name: cifar.Split(
+            name: cifar_data.Split(
                 rng.integers(0, 256, (count, 32, 32, 3), np.uint8),
-                rng.integers(0, cifar.CLASSES[dataset], count, np.int32),
+                rng.integers(0, cifar_data.CLASSES[dataset], count, np.int32),
             )
             for name, count in few[dataset].items()
         }
@@ -85,10 +95,10 @@ def official(monkeypatch, rng):
         for name, split in truth[dataset].items():
             raw = encode(dataset, archive, *split)
             (folder / (name + suffix)).write_bytes(raw)
-            monkeypatch.setitem(cifar.MD5, name + suffix, md5(raw))
-            if name + suffix in cifar.LABELS_MD5:
+            monkeypatch.setitem(cifar_data.MD5, name + suffix, md5(raw))
+            if name + suffix in cifar_data.LABELS_MD5:
                 labels = split.labels.astype(np.uint8).tobytes()
-                monkeypatch.setitem(cifar.LABELS_MD5, name + suffix, md5(labels))
+                monkeypatch.setitem(cifar_data.LABELS_MD5, name + suffix, md5(labels))
 
     return truth, write
 
@@ -98,7 +108,7 @@ def write_archive(official, monkeypatch, tmp_path):
     """Writes an archive in `folder` and makes its digest the official one."""
 
     def write(dataset, archive, folder, change=lambda tar: None):
-        inner = cifar.ARCHIVES[dataset][archive][1]
+        inner = cifar_data.ARCHIVES[dataset][archive][1]
         official[1](dataset, archive, tmp_path / "unpacked" / inner)
         folder.mkdir(exist_ok=True)
         with tarfile.open(folder / archive, "w:gz") as tar:
@@ -112,8 +122,8 @@ def write_archive(official, monkeypatch, tmp_path):
 
 def declare_official(monkeypatch, dataset, path):
     """Makes the digest of an archive the official one."""
-    folder = cifar.ARCHIVES[dataset][path.name][1]
-    monkeypatch.setitem(cifar.ARCHIVES[dataset], path.name, (md5(path.read_bytes()), folder))
+    folder = cifar_data.ARCHIVES[dataset][path.name][1]
+    monkeypatch.setitem(cifar_data.ARCHIVES[dataset], path.name, (md5(path.read_bytes()), folder))
 
 
 SIZES = {"2007_000001": (30, 40), "2007_000002": (500, 20), "2007_000003": (7, 500)}
