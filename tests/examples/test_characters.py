@@ -83,7 +83,7 @@ def test_the_transformer_sees_nothing_of_what_follows():
         ({"arm": "WC+GC"}, {"first", "second", "out", "query", "key", "value", "head"}),
         ({"arm": "WC+GC", "kernels": "second"}, {"second"}),
     ],
-    ids=str,
+    ids=["plain", "all", "second"],
 )
 def test_arms_differ_in_the_kernels_that_are_centred(file, factors, centred):
     data = text.load(file)
