@@ -35,7 +35,7 @@ FILE = ROOT / "docs" / "figures.json"
 RECORDS = ROOT / "examples" / "paper" / "results" / file_of(3)
 PAGES = ("README.md", "docs/performance.md", "examples/paper/README.md", "examples/cifar.py")
 
-WIDTH = 100  # columns of a paragraph
+PARAGRAPH = textwrap.TextWrapper(100, break_on_hyphens=False, break_long_words=False)
 PLACE = re.compile(r"<!-- figures (\w+):(.*?)-->(.*?)<!-- end -->", re.DOTALL)
 
 ACCURACIES = "{plain:.2f} %  {centralized:.2f} %  {seconds:4.0f} s"
@@ -67,7 +67,7 @@ def shown(text: str, entries: dict[str, Entry]) -> str:
         figures = formatted(name, template.strip(), entries)
         if before.startswith("\n"):
             is_table = figures.startswith("|")
-            figures = f"\n{figures}\n" if is_table else f"\n{textwrap.fill(figures, WIDTH)}"
+            figures = f"\n{figures}\n" if is_table else f"\n{PARAGRAPH.fill(figures)}"
         elif text[: place.start()].endswith("\n"):
             raise ValueError(f"Text must stand before {place[0].partition('-->')[0]}-->")
         return f"<!-- figures {name}:{template}-->{figures}<!-- end -->"
