@@ -8,12 +8,11 @@ from typing import Any, Literal, cast, get_args
 
 from examples.engine.data import Dataset
 from examples.paper.recipes import RECIPES, Recipe
+from wcgc import Area, ErrorArea
 
 Table = Literal[2, 3, 4, 5]
 Model = Literal["a", "b", "c", "d"]
 Projection = Literal["WN", "WC", "WS"]
-Area = Literal["tensor", "channel", "instance", "global"]
-ErrorArea = Literal["sample", "channel", "instance", "global"]
 
 # Each line is a row of the paper: method, network, accuracy in percent.
 TABLE_2 = """

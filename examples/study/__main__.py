@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from examples.engine import runner
+from examples.engine import exits, runner
 from examples.study import characters, report, trajectories
 from examples.study.blocks import BLOCKS, Block
 
@@ -89,10 +89,8 @@ def main() -> None:
         {"run": Run, "trajectories": Trajectories, "report": Report},
         prog="python -m examples.study",
     )
-    try:
+    with exits.on("examples.study", OSError, ValueError):
         command()
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"examples.study: {error}") from error
 
 
 if __name__ == "__main__":
