@@ -41,7 +41,7 @@ def centralize_error(
 
     Raises:
       TypeError: `x` is not a floating or complex array, or an axis is not an integer.
-      ValueError: `area` is none of the four, or the axes are out of range or the same.
+      ValueError: `area` is no area, or the axes are out of range or the same.
 
     Example:
       >>> import jax, jax.numpy as jnp, wcgc

@@ -42,7 +42,7 @@ def check_selection(area: object, axes: object, mask: object) -> None:
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented.
-      ValueError: `area` is none of the four.
+      ValueError: `area` is no area.
     """
     _check_given(area, axes)
     check_entries(AXES, axes)
@@ -67,7 +67,7 @@ def select(tree: Any, area: Area, axes: Axes = FLAX, mask: Mask = None) -> tuple
 
     Raises:
       TypeError: `axes` or `mask` holds something else than documented.
-      ValueError: `area` is none of the four, or `axes` or `mask` does not match the tree or names
+      ValueError: `area` is no area, or `axes` or `mask` does not match the tree or names
         an axis that a leaf lacks.
     """
     _check_given(area, axes)

@@ -59,13 +59,14 @@ def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwarg
       TypeError: `function` is not callable.
       ValueError: there is no input among the arguments.
 
-    The time it takes grows with the size of the program: a transformer of 48 layers takes a second.
+    The time it takes grows with the size of the program: a transformer of 48 layers takes less than
+    a second.
 
     .. warning::
-      Give inputs as arguments. An array that the function has from elsewhere counts as a constant.
-      Give the function that computes the outputs or the loss, without its gradient, in which each
-      kernel is used both ways round. Where inputs make a kernel out of parameters, as a
-      hypernetwork does, that product is the contraction that counts.
+      Give inputs as arguments. An array that is not an argument counts as a constant. Give the
+      function that computes the outputs or the loss, not its gradient: a gradient uses each kernel
+      transposed as well. Where inputs and parameters make a kernel together, as in a hypernetwork,
+      the axes are those of the product that makes it.
 
     Example:
       A layer of one's own, of which only shapes are needed:

@@ -45,7 +45,7 @@ def centralize_gradients(
     Raises:
       TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
         number.
-      ValueError: `area` is none of the four, or `strength` is not between 0 and 1; at `init` and
+      ValueError: `area` is no area, or `strength` is not between 0 and 1; at `init` and
         `update`, `axes` or `mask` does not match the tree or names an axis that a leaf lacks; at
         `update`, updates and params differ in shape.
 
@@ -102,7 +102,7 @@ def centralize_params(
     Raises:
       TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
         number.
-      ValueError: `area` is none of the four, or `strength` is not between 0 and 1; at `init` and
+      ValueError: `area` is no area, or `strength` is not between 0 and 1; at `init` and
         `update`, `axes` or `mask` does not match the tree or names an axis that a leaf lacks; at
         `update`, params are missing or differ from the updates in structure or shape.
 
@@ -263,7 +263,7 @@ def centralized(
     Raises:
       TypeError: `optimizer` is not a gradient transformation, or `axes` or `mask` holds something
         else than documented.
-      ValueError: `gradients` or `params` is none of the four areas; otherwise as
+      ValueError: `gradients` or `params` is no area; otherwise as
         `centralize_params`.
 
     Example:

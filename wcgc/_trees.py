@@ -81,7 +81,7 @@ def centralize(
     Raises:
       TypeError: `axes` or `mask` holds something else than documented, or `strength` is not a
         number.
-      ValueError: `area` is none of the four, `axes` or `mask` does not match the tree or names an
+      ValueError: `area` is no area, `axes` or `mask` does not match the tree or names an
         axis that a leaf lacks, or `strength` is not between 0 and 1.
 
     Example:

@@ -89,6 +89,21 @@ VARIANTS = {
 """What arguments make something else of the public transforms."""
 
 
+NUMBERS = {
+    f"{name}, {argument}": (make, argument)
+    for name, make in TRANSFORMS.items()
+    for argument in make.numbers
+}
+
+
+@pytest.mark.parametrize("wrong", ["x", None, float("nan"), 1j])
+@pytest.mark.parametrize(("make", "argument"), NUMBERS.values(), ids=NUMBERS)
+def test_what_is_no_fitting_number_is_refused_when_the_transform_is_made(make, argument, wrong):
+    """The error names the argument."""
+    with pytest.raises((TypeError, ValueError), match=argument):
+        make(**{argument: wrong})
+
+
 def error_of(function):
     """The error that `function` hands back, as a function of the one it is given."""
 
