@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -69,7 +70,7 @@ def train(transform: optax.GradientTransformation, steps: int) -> tuple[Net, np.
 def accuracy(model: Net) -> float:
     """The share of 1000 fresh crops whose quarter is told right."""
     images, labels = crops(np.random.default_rng(1), 1000)
-    return float((model(images).argmax(-1) == labels).mean())
+    return float((model(jnp.asarray(images)).argmax(-1) == labels).mean())
 
 
 def respond(weights: jax.Array) -> jax.Array:

@@ -41,6 +41,7 @@ plt.rcParams.update(
         "axes.axisbelow": True,
         "grid.color": "0.92",
         "legend.frameon": False,
+        "image.interpolation": "nearest",  # tiles with edges
     }
 )
 
@@ -85,7 +86,7 @@ def dot_rows(ax: Axes, rows: Mapping[str, Mapping[str, Any]], colors: Mapping[st
             y = place + 0.3 * (number - (len(kinds) - 1) / 2)
             marker = "os^D"[number]
             label = None if place else kind
-            style = {"color": colors[kind], "ms": 5, "alpha": 0.75, "mec": "none"}
+            style: dict[str, Any] = {"color": colors[kind], "ms": 5, "alpha": 0.75, "mec": "none"}
             ax.plot(values, np.full(len(values), y), marker, label=label, **style)
             ax.plot(np.mean(values), y, "|", ms=13, mew=2, color=colors[kind])
     ax.set_yticks(range(len(rows)), list(rows))
@@ -148,7 +149,7 @@ def kernel(ax: Axes, weights: Any, limit: float) -> Any:
     mosaic = tiles.transpose(2, 0, 3, 1).reshape(inputs * (height + 1), outputs * (width + 1))
     handle = ax.imshow(mosaic[:-1, :-1], cmap="RdBu_r", vmin=-limit, vmax=limit)
     ax.set_yticks(height // 2 + (height + 1) * np.arange(inputs), ["red", "green", "blue"])
-    ax.set_xticks(width // 2 + (width + 1) * np.arange(outputs), range(outputs))
+    ax.set_xticks(width // 2 + (width + 1) * np.arange(outputs), map(str, range(outputs)))
     bare(ax)
     return handle
 
@@ -159,6 +160,6 @@ def colors_of(ax: Axes, weights: Any, limit: float) -> None:
     tiles = np.clip(0.5 + 0.5 * np.asarray(weights) / limit, 0, 1)
     tiles = np.pad(tiles, ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=1)
     ax.imshow(tiles.transpose(0, 3, 1, 2).reshape(height, -1, 3)[:, :-1])
-    ax.set_xticks(width // 2 + (width + 1) * np.arange(outputs), range(outputs))
+    ax.set_xticks(width // 2 + (width + 1) * np.arange(outputs), map(str, range(outputs)))
     ax.set_yticks([])
     bare(ax)

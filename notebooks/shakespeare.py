@@ -84,8 +84,8 @@ def params_of(seed: int, **options: Any) -> Any:
 
 def apply_of(**options: Any) -> Callable:
     """The function from parameters and characters to logits."""
-    graph, _, rest = nnx.split(LanguageModel(**options), nnx.Param, ...)
-    return lambda params, characters: nnx.merge(graph, params, rest)(characters)
+    graph, *states = nnx.split(LanguageModel(**options), nnx.Param, ...)
+    return lambda params, characters: nnx.merge(graph, params, states[1])(characters)
 
 
 def cross_entropy(logits: jax.Array, pieces: jax.Array) -> jax.Array:
