@@ -8,8 +8,13 @@ import sys
 
 from flax import nnx
 from rich.console import Console
+from rich.terminal_theme import TerminalTheme
 
 import wcgc
+
+# Brighter on darker than rich's own, for what is dimmed to be read.
+GREY, CYAN = (235, 235, 235), (140, 215, 240)
+THEME = TerminalTheme((20, 20, 20), GREY, [*[GREY] * 6, CYAN, GREY])
 
 
 class Block(nnx.Module):
@@ -44,7 +49,8 @@ def main() -> None:
     explanation = wcgc.explain(nnx.state(model, nnx.Param), axes=wcgc.axes_of(model))
     console = Console(record=True, width=104, file=io.StringIO())
     console.print(explanation)
-    console.save_svg(sys.argv[1], title="wcgc.explain(params, axes=wcgc.axes_of(model))")
+    title = "wcgc.explain(params, axes=wcgc.axes_of(model))"
+    console.save_svg(sys.argv[1], title=title, theme=THEME)
     print(explanation)
 
 
