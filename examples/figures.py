@@ -13,7 +13,7 @@ does too. On a page, figures stand behind a comment that names their entry and s
 What is in braces is that of `str.format` and takes one of the entry's values. Where a new line
 follows the comment, it is a whole paragraph or table that looks so. A docstring has no comments:
 `HEAD` says how the figures in the head of `examples/cifar.py` look. The figures of the paper's
-tables come from the records of the runs.
+tables and of the study come from the records of their runs.
 """
 
 import dataclasses
@@ -29,11 +29,19 @@ import tyro
 from examples.engine import exits, results
 from examples.paper import summary
 from examples.paper.experiments import file_of
+from examples.study import report
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "figures.json"
 RECORDS = ROOT / "examples" / "paper" / "results" / file_of(3)
-PAGES = ("README.md", "docs/performance.md", "examples/paper/README.md", "examples/cifar.py")
+STUDY = ROOT / "examples" / "study" / "results"
+PAGES = (
+    "README.md",
+    "docs/performance.md",
+    "examples/paper/README.md",
+    "examples/study/README.md",
+    "examples/cifar.py",
+)
 
 PARAGRAPH = textwrap.TextWrapper(100, break_on_hyphens=False, break_long_words=False)
 PLACE = re.compile(r"<!-- figures (\w+):(.*?)-->(.*?)<!-- end -->", re.DOTALL)
@@ -51,7 +59,8 @@ drawn), `date`, `values`, and a `note` where there is more to know."""
 
 def read() -> dict[str, Entry]:
     """The entries by name, those of the records included."""
-    return {**json.loads(FILE.read_text()), "table_3": of_records(RECORDS)}
+    written = json.loads(FILE.read_text())
+    return {**written, "table_3": of_records(RECORDS), **of_study(STUDY)}
 
 
 def shown(text: str, entries: dict[str, Entry]) -> str:
@@ -158,6 +167,32 @@ def of_records(path: Path) -> Entry:
     }
     commands = sorted({record["command"] for record in records})
     return {"command": commands, "values": values | {"epochs": section.how.epochs}}
+
+
+def of_study(out: Path) -> dict[str, Entry]:
+    """What the study's runs say: an entry for each block, with its comparisons by their labels.
+
+    The entry `study` has the table of all verdicts.
+    """
+    sections, _ = report.read(out)
+    entries: dict[str, Entry] = {"study": {"values": {}}}
+    for name, section in sections.items():
+        values = {}
+        for comparison in section.found:
+            interval, wide = comparison.interval, comparison.corrected
+            values[comparison.label] = {
+                "gain": interval.mean,
+                "low": interval.mean - interval.margin,
+                "high": interval.mean + interval.margin,
+                "corrected_low": wide.mean - wide.margin,
+                "corrected_high": wide.mean + wide.margin,
+                "n": interval.count,
+                "verdict": comparison.verdict,
+            }
+        entries[f"study_{name}"] = {"values": values}
+    if answers := report.verdicts(sections):
+        entries["study"]["values"]["verdicts"] = "\n".join(answers)
+    return entries
 
 
 def _made_on(described: dict[str, Any]) -> Entry:

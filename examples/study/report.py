@@ -28,6 +28,30 @@ def write(out: Path) -> list[Path]:
       FileNotFoundError: there are no records.
       ValueError: a file holds something else, or pairs are no pairs.
     """
+    sections, at_work = read(out)
+    if not sections and not at_work:
+        raise FileNotFoundError(f"{out} has no results: no block's records, such as B.jsonl.")
+    answers = verdicts(sections)
+    texts, files = [HEAD, *(["## Verdicts", "", *answers, ""] if answers else [])], []
+    for name in SECTIONS:
+        if name in at_work:
+            texts += [f"## {name}", "", at_work[name], ""]
+        if name in sections:
+            picture = out / f"{name}.png"
+            sections[name].draw().savefig(picture, dpi=120)
+            files.append(picture)
+            texts += markdown(name, sections[name], picture.name)
+    page = out / "report.md"
+    page.write_text("\n".join(texts))
+    return [page, *files]
+
+
+def read(out: Path) -> tuple[dict[str, Section], dict[str, str]]:
+    """The sections that records are there for, by name; and of others why they are not ready.
+
+    Args:
+      out: the folder with the records.
+    """
     sections: dict[str, Section] = {}
     at_work: dict[str, str] = {}
     for name, make in SECTIONS.items():
@@ -37,24 +61,11 @@ def write(out: Path) -> list[Path]:
             continue
         except AtWorkError as error:
             at_work[name] = str(error)
-    if not sections and not at_work:
-        raise FileNotFoundError(f"{out} has no results: no block's records, such as B.jsonl.")
-    texts, files = [HEAD, *verdicts(sections)], []
-    for name in SECTIONS:
-        if name in at_work:
-            texts += [f"## {name}", "", at_work[name], ""]
-        if name in sections:
-            picture = out / f"{name}.png"
-            sections[name].figure.savefig(picture, dpi=120)
-            files.append(picture)
-            texts += markdown(name, sections[name], picture.name)
-    page = out / "report.md"
-    page.write_text("\n".join(texts))
-    return [page, *files]
+    return sections, at_work
 
 
 def verdicts(sections: Mapping[str, Section]) -> list[str]:
-    """The answers of all blocks in one table."""
+    """The answers of all blocks in one table; nothing where there are none."""
     rows = [
         [f"{name} {section.setting}", label, f"{mean} {section.unit}", *rest]
         for name, section in sections.items()
@@ -63,8 +74,7 @@ def verdicts(sections: Mapping[str, Section]) -> list[str]:
     ]
     if not rows:
         return []
-    headings = ("setting", "compared", "gain", "95 %", "corrected", "pairs", "verdict")
-    return ["## Verdicts", "", *table(headings, rows), ""]
+    return table(("setting", "compared", "gain", "95 %", "corrected", "pairs", "verdict"), rows)
 
 
 def markdown(name: str, section: Section, picture: str) -> list[str]:

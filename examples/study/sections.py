@@ -1,6 +1,7 @@
 """What the report says of each block: tables, a picture, the comparisons behind its verdict."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ class Section:
       question: in words.
       setting: what was trained, for the table of verdicts.
       lines: Markdown.
-      figure: its picture.
+      draw: makes its picture.
       found: comparisons whose verdicts are the answer.
       records: of all runs.
       unit: of the comparisons.
@@ -37,7 +38,7 @@ class Section:
     question: str
     setting: str
     lines: Sequence[str]
-    figure: Figure
+    draw: Callable[[], Figure]
     found: Sequence[Comparison]
     records: Sequence[results.Record]
     unit: str = "points"
@@ -122,10 +123,14 @@ def rates(out: Path) -> Section:
         means = {rate: sum(of) / len(of) for rate, of in by_rate.items() if of}
         best = max(means, key=lambda rate: means[rate], default=math.nan)
         rows.append([arm, *(shown(means.get(rate), 2) for rate in found), f"{best:.2g}"])
-    figure, (axes,) = pictures.panels(6)
-    pictures.over_rates(axes, reached)
+
+    def draw() -> Figure:
+        figure, (axes,) = pictures.panels(6)
+        pictures.over_rates(axes, reached)
+        return figure
+
     headings = ["accuracy [%] at", *(f"{rate:.2g}" for rate in found), "best rate"]
-    return Section(BLOCKS["A"].question, "", table(headings, rows), figure, [], records_of(runs))
+    return Section(BLOCKS["A"].question, "", table(headings, rows), draw, [], records_of(runs))
 
 
 def gains(out: Path) -> Section:
@@ -149,11 +154,15 @@ def gains(out: Path) -> Section:
     losses = comparisons.compare(runs, wanted, comparisons.loss)
     headings = ("nats of test loss", *HEADINGS[1:-1])
     lines += table(headings, (cells(one, 4)[:-1] for one in losses))
-    figure, (left, right) = pictures.panels(4.6, 5.4, height=3.8)
-    pictures.over_epochs(left, courses_of_accuracy(runs, arms))
-    pictures.forest(right, found)
+
+    def draw() -> Figure:
+        figure, (left, right) = pictures.panels(4.6, 5.4, height=3.8)
+        pictures.over_epochs(left, courses_of_accuracy(runs, arms))
+        pictures.forest(right, found)
+        return figure
+
     setting = "network (a), CIFAR-10, 8 epochs, each at its best rate"
-    return Section(BLOCKS["B"].question, setting, lines, figure, found, records_of(runs))
+    return Section(BLOCKS["B"].question, setting, lines, draw, found, records_of(runs))
 
 
 def courses_of_accuracy(runs: Runs, arms: dict[Arm, Any]) -> dict[Arm, list[list[float]]]:
@@ -186,12 +195,16 @@ def companions(out: Path) -> Section:
         f"Spearman's rank correlation of share and gain over these {len(points)}: "
         f"{rank.statistic:+.2f} (p = {rank.pvalue:.3f}).",
     ]
-    figure, (left, right) = pictures.panels(5, 4.4, height=pictures.forest_height(found))
-    pictures.forest(left, found)
-    labels = "share of the mean in the gradient, plain", "gain of WC+GC [percentage points]"
-    pictures.scatter(right, points, labels)
+
+    def draw() -> Figure:
+        figure, (left, right) = pictures.panels(5, 4.4, height=pictures.forest_height(found))
+        pictures.forest(left, found)
+        labels = "share of the mean in the gradient, plain", "gain of WC+GC [percentage points]"
+        pictures.scatter(right, points, labels)
+        return figure
+
     setting = "network (a), CIFAR-10, 1 epoch, each at its best rate"
-    return Section(BLOCKS["C"].question, setting, lines, figure, found, records_of(runs))
+    return Section(BLOCKS["C"].question, setting, lines, draw, found, records_of(runs))
 
 
 def areas(out: Path) -> Section:
@@ -207,12 +220,11 @@ def areas(out: Path) -> Section:
     paper = {line.row.method: line.paper_gain for line in compared}
     rows = ([*cells(one), f"{paper[one.label]:+.2f}"] for one in found)
     lines += ["", *table([*HEADINGS, "paper's gain"], rows)]
-    figure, (axes,) = pictures.panels(7, height=pictures.forest_height(found))
-    pictures.forest(axes, found)
     how = sections[0].how
     setting = f"network (c), CIFAR-10, {how.epochs} epochs, the paper's rate"
     records = [record for line in lines_of_table for record in line.records]
-    return Section("Over which area?", setting, lines, figure, found, records)
+    draw = functools.partial(forest_alone, found)
+    return Section("Over which area?", setting, lines, draw, found, records)
 
 
 def equality(out: Path) -> Section:
@@ -222,11 +234,9 @@ def equality(out: Path) -> Section:
     found = comparisons.compare(runs, comparisons.sums_and_parts(arms))
     lines = table(HEADINGS, map(cells, found))
     steps = results.read(out / trajectories.FILE)
-    figure, axes = pictures.panels(*([4.6, 4.6] if steps else [4.6]))
-    pictures.over_epochs(axes[0], courses_of_accuracy(runs, arms))
+    distances: dict[Arm, list[list[float]]] = {}
     if steps:
         distances = {arm: [one["distances"][arm] for one in steps] for arm in steps[0]["distances"]}
-        pictures.over_steps(axes[1], distances)
         chosen = [step for step in (1, 10, 50, 100, 200) if step <= steps[0]["run"]["steps"]]
         rows = [
             [arm, *(f"{max(one[step - 1] for one in of_arm):.1e}" for step in chosen)]
@@ -234,9 +244,17 @@ def equality(out: Path) -> Section:
         ]
         headings = ["largest distance from GC, relative", *(f"step {step}" for step in chosen)]
         lines += ["", *table(headings, rows)]
+
+    def draw() -> Figure:
+        figure, axes = pictures.panels(*([4.6, 4.6] if distances else [4.6]))
+        pictures.over_epochs(axes[0], courses_of_accuracy(runs, arms))
+        if distances:
+            pictures.over_steps(axes[1], distances)
+        return figure
+
     rate = arms["GC"].learning_rate
     setting = f"network (c), CIFAR-100, SGD at {rate:.2g}, 3 epochs"
-    return Section(BLOCKS["E"].question, setting, lines, figure, found, records_of(runs) + steps)
+    return Section(BLOCKS["E"].question, setting, lines, draw, found, records_of(runs) + steps)
 
 
 def controls(out: Path) -> Section:
@@ -251,33 +269,38 @@ def controls(out: Path) -> Section:
             numbers = ("" if math.isnan(value) else f"{value:.3f}" for value in course)
             rows.append([f"{what}, {layer}", *numbers])
     lines += over_time("plain, mean over seeds", rows)
-    figure, (axes,) = pictures.panels(7.5, height=pictures.forest_height(found))
-    pictures.forest(axes, found)
+    draw = functools.partial(forest_alone, found)
     setting = f"network (a), CIFAR-10, 1 epoch, Adam at {plain.learning_rate:.2g}"
-    return Section(BLOCKS["F"].question, setting, lines, figure, found, records_of(runs))
+    return Section(BLOCKS["F"].question, setting, lines, draw, found, records_of(runs))
 
 
 def shares(out: Path) -> Section:
     """B again: what was measured of the plain runs."""
     runs = runs_of(out, "B")
     records = [*runs[comparisons.by_arm(runs)["plain"]].values()]
-    figure, axes = pictures.panels(*[2.7] * 4, height=3)
     titles = {
         "gradient": "mean's share of gradient",
         "update": "mean's share of update",
         "alignment": "|cos(ones, top direction)|",
         "dominance": "top direction's share of inputs",
     }
-    rows = []
-    for each, (what, title) in zip(axes, titles.items(), strict=True):
-        found = comparisons.mean_course(records, what)
-        pictures.courses(each, found, title)
-        for layer, course in found.items():
-            rows.append([f"{what}, {layer}", *(f"{value:.2f}" for value in course)])
-    if rows:
-        axes[0].legend(frameon=False)
+    found = {what: comparisons.mean_course(records, what) for what in titles}
+    rows = [
+        [f"{what}, {layer}", *(f"{value:.2f}" for value in course)]
+        for what, of_layers in found.items()
+        for layer, course in of_layers.items()
+    ]
+
+    def draw() -> Figure:
+        figure, axes = pictures.panels(*[2.7] * 4, height=3)
+        for each, (what, title) in zip(axes, titles.items(), strict=True):
+            pictures.courses(each, found[what], title)
+        if rows:
+            axes[0].legend(frameon=False)
+        return figure
+
     question = "How large is the mean, and do the inputs lie along it?"
-    return Section(question, "", over_time("plain, mean over seeds", rows), figure, [], records)
+    return Section(question, "", over_time("plain, mean over seeds", rows), draw, [], records)
 
 
 def transformer(out: Path) -> Section:
@@ -302,10 +325,16 @@ def transformer(out: Path) -> Section:
     for kernel, course in comparisons.mean_course(runs[plain].values(), "gradient").items():
         rows.append([kernel, *(f"{value:.3f}" for value in course)])
     lines += over_time("mean's share of the gradient, plain", rows)
-    figure, (axes,) = pictures.panels(7, height=pictures.forest_height(found) + 0.4)
-    pictures.forest(axes, found, "test loss less by [nats per character]")
+    draw = functools.partial(forest_alone, found, "test loss less by [nats per character]")
     setting = f"transformer on characters, AdamW, {plain.epochs} epochs, each at its best rate"
-    return Section(BLOCKS["G"].question, setting, lines, figure, found, records_of(runs), "nats")
+    return Section(BLOCKS["G"].question, setting, lines, draw, found, records_of(runs), "nats")
+
+
+def forest_alone(found: Sequence[Comparison], label: str = pictures.POINTS) -> Figure:
+    """A picture of comparisons and nothing else."""
+    figure, (axes,) = pictures.panels(7.5, height=pictures.forest_height(found) + 0.2)
+    pictures.forest(axes, found, label)
+    return figure
 
 
 def _negative(value: float | None) -> float | None:
