@@ -32,6 +32,8 @@ class Run:
 
     def __call__(self) -> None:
         """Does it."""
+        if not self.blocks:
+            raise ValueError(f"Name one block or more of {', '.join(BLOCKS)}.")
         if wrong := [name for name in self.blocks if name not in BLOCKS]:
             raise ValueError(f"The blocks are {', '.join(BLOCKS)}, got {', '.join(wrong)}.")
         for block in map(BLOCKS.__getitem__, self.blocks):
