@@ -138,7 +138,10 @@ def of_benchmark(report: dict[str, Any]) -> Entry:
             if isinstance(value, int | float)
         }
         median = float(f"{each['stats']['median']:.4g}")
-        values[f"{test} {case.removesuffix(']')}"] = {"median": median, **numbers}
+        found: dict[str, Any] = {"median": median, **numbers}
+        if "temporary_share" in numbers:
+            found["temporary"] = percent(numbers["temporary_share"])
+        values[f"{test} {case.removesuffix(']')}"] = found
     return {
         "command": f"python -m pytest {' '.join(files)}",
         **_made_on(report["machine_info"]["described"]),
@@ -146,6 +149,18 @@ def of_benchmark(report: dict[str, Any]) -> Entry:
         "date": report["datetime"][:10],
         "values": values,
     }
+
+
+def percent(share: float) -> str:
+    """A share of memory as pages show it.
+
+    Example:
+      >>> [percent(share) for share in (0.0002, 0.028, 1.0)]
+      ['< 0.1 %', '2.8 %', '100 %']
+    """
+    if share < 0.001:
+        return "< 0.1 %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
 def of_records(path: Path) -> Entry:

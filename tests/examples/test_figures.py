@@ -1,13 +1,11 @@
 """Figures: what commands write is taken as it is, and all pages show what the file holds."""
 
-import doctest
 import json
 import math
 
 import pytest
 
 from examples import figures
-from examples.engine import exits
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +116,7 @@ REPORT = {
         {
             "name": "test_step[a-adam, schedule]",
             "fullname": "tests/benchmarks/test_step_cost.py::test_step[a-adam, schedule]",
-            "extra_info": {"ratio": 1.00449, "device": "cpu"},
+            "extra_info": {"ratio": 1.00449, "device": "cpu", "temporary_share": 0.1123},
             "stats": {"median": 0.0123456},
         }
     ],
@@ -160,7 +158,14 @@ def test_what_a_benchmark_wrote_is_taken():
         "command": "python -m pytest tests/benchmarks/test_step_cost.py",
         **MADE_ON,
         "seeds": None,
-        "values": {"step a-adam, schedule": {"median": 0.01235, "ratio": 1.004}},
+        "values": {
+            "step a-adam, schedule": {
+                "median": 0.01235,
+                "ratio": 1.004,
+                "temporary_share": 0.1123,
+                "temporary": "11 %",
+            }
+        },
     }
 
 
@@ -185,8 +190,3 @@ def test_the_papers_figures_are_those_of_its_report(entries):
         assert str(of_row["n"]) == count
         if not math.isnan(of_row["low"]):
             assert gain == f"{of_row['gain']:+.2f} [{of_row['low']:+.2f}, {of_row['high']:+.2f}]"
-
-
-@pytest.mark.parametrize("module", [figures, exits])
-def test_examples_in_docstrings_run(module):
-    assert doctest.testmod(module) == (0, 1)
