@@ -136,8 +136,8 @@ def f_controls(out: Path) -> list[Setting]:
 
 
 G_ARMS: tuple[dict, ...] = (
-    {"arm": "plain"},
-    {"arm": "WC+GC"},
+    {"arm": "plain", "kernels": "all"},
+    {"arm": "WC+GC", "kernels": "all"},
     {"arm": "WC+GC", "kernels": "second"},
 )
 
@@ -156,15 +156,10 @@ def g_transformer(out: Path) -> list[characters.Setting]:
     """The arms of the transformer, each at its best learning rate of the sweep."""
     return [
         characters.Setting(
-            "G", learning_rate=best_rate(out, "G-rates", **kernels_of(factors)), epochs=4, **factors
+            "G", learning_rate=best_rate(out, "G-rates", **factors), epochs=4, **factors
         )
         for factors in G_ARMS
     ]
-
-
-def kernels_of(factors: dict) -> dict[str, str]:
-    """What tells the arm of a transformer from the others."""
-    return {"kernels": "all"} | factors
 
 
 def setting_of(record: results.Record) -> AnySetting:
