@@ -74,7 +74,8 @@ def verdicts(sections: Mapping[str, Section]) -> list[str]:
     ]
     if not rows:
         return []
-    return table(("setting", "compared", "gain", "95 %", "corrected", "pairs", "verdict"), rows)
+    headings = ("setting", "compared", "gain", "95 %", "corrected", "pairs", "verdict")
+    return table(headings, rows, left=len(headings))
 
 
 def markdown(name: str, section: Section, picture: str) -> list[str]:

@@ -48,9 +48,9 @@ class AtWorkError(ValueError):
     """A block has records, but not of all arms that it compares."""
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table; all columns but the first to the right."""
-    rule = ["---", *["---:"] * (len(headings) - 1)]
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """A Markdown table, so many columns flush left, the others right."""
+    rule = ["---"] * left + ["---:"] * (len(headings) - left)
     return ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows)]
 
 
@@ -295,8 +295,8 @@ def shares(out: Path) -> Section:
         figure, axes = pictures.panels(*[2.7] * 4, height=3)
         for each, (what, title) in zip(axes, titles.items(), strict=True):
             pictures.courses(each, found[what], title)
-        if rows:
-            axes[0].legend(frameon=False)
+        if drawn := [each for each in axes if each.lines]:
+            drawn[-1].legend(frameon=False)
         return figure
 
     question = "How large is the mean, and do the inputs lie along it?"
@@ -344,10 +344,10 @@ def _negative(value: float | None) -> float | None:
 SECTIONS: dict[str, Callable[[Path], Section]] = {
     "A": rates,
     "B": gains,
+    "B-shares": shares,
     "C": companions,
     "D": areas,
     "E": equality,
     "F": controls,
-    "F-shares": shares,
     "G": transformer,
 }

@@ -345,7 +345,7 @@ def test_blocks_without_records_are_left_out(tmp_path):
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Verdicts",
         "## B. How much does each gain, and both together?",
-        "## F-shares. How large is the mean, and do the inputs lie along it?",
+        "## B-shares. How large is the mean, and do the inputs lie along it?",
     ]
 
 
