@@ -185,14 +185,15 @@ def of_records(path: Path) -> Entry:
 
 
 def of_study(out: Path) -> dict[str, Entry]:
-    """What the study's runs say: an entry for each block, with its comparisons by their labels.
+    """What the study's runs say: an entry for each block.
 
-    The entry `study` has the table of all verdicts.
+    It has the block's tables as `table`, and its comparisons by their labels. The entry `study` has
+    the table of all verdicts.
     """
     sections, _ = report.read(out)
     entries: dict[str, Entry] = {"study": {"values": {}}}
     for name, section in sections.items():
-        values = {}
+        values: dict[str, Any] = {"table": "\n".join(section.lines)}
         for comparison in section.found:
             interval, wide = comparison.interval, comparison.corrected
             values[comparison.label] = {
