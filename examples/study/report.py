@@ -5,7 +5,8 @@ from pathlib import Path
 
 from examples.engine import results
 from examples.engine.intervals import CONFIDENCE
-from examples.study.sections import SECTIONS, AtWorkError, Section, cells, table
+from examples.study.sections import SECTIONS, AtWorkError, Section
+from examples.study.tables import cells, table
 
 HEAD = f"""# The study's results
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from examples.study import comparisons, pictures, trajectories
 from examples.study.blocks import BLOCKS
 from examples.study.comparisons import Comparison, Runs
 from examples.study.factors import Arm
-
-HEADINGS = ("points of test accuracy", "mean", "95 %", "corrected", "pairs", "verdict")
+from examples.study.tables import HEADINGS, cells, over_time, shown, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,42 +45,6 @@ class Section:
 
 class AtWorkError(ValueError):
     """A block has records, but not of all arms that it compares."""
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """A Markdown table, so many columns flush left, the others right."""
-    rule = ["---"] * left + ["---:"] * (len(headings) - left)
-    return ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows)]
-
-
-def cells(comparison: Comparison, digits: int = 2) -> list[str]:
-    """Label, mean, both intervals, number of pairs and verdict."""
-    interval, wide = comparison.interval, comparison.corrected
-
-    def ends(interval) -> str:
-        low, high = interval.mean - interval.margin, interval.mean + interval.margin
-        return f"{low:+.{digits}f} to {high:+.{digits}f}"
-
-    return [
-        comparison.label,
-        f"{interval.mean:+.{digits}f}",
-        ends(interval),
-        ends(wide),
-        str(interval.count),
-        comparison.verdict,
-    ]
-
-
-def over_time(heading: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table of what was measured before the first epoch and behind each; nothing without rows."""
-    if not rows:
-        return []
-    return table([heading, "start", *(f"epoch {i}" for i in range(1, len(rows[0]) - 1))], rows)
-
-
-def shown(value: float | None, digits: int) -> str:
-    """A number, or nothing where no run finished."""
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def runs_of(out: Path, block: str) -> Runs:
