@@ -216,7 +216,7 @@ CONTROLS: dict[tuple[str, str, str], str] = {
     ("mean", "all", "plain"): "centred at the start, then plain",
     ("mean", "all", "WC+GC"): "mean (WC+GC)",
     ("random", "all", "WC+GC"): "a random direction of each filter",
-    ("top", "all", "WC+GC"): "the direction of most variance of the inputs",
+    ("top", "all", "WC+GC"): "the first eigenvector of the inputs",
     ("half", "all", "WC+GC"): "half of the mean",
     ("mean", "first", "WC+GC"): "mean, of the first convolution alone",
     ("mean", "others", "WC+GC"): "mean, of the other two",
