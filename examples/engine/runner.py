@@ -275,10 +275,7 @@ def _train(
             "images": engine.images,
             "seeds_at_once": len(job.seeds),
             "devices": engine.devices,
-            "compilation": engine.compilation.name,
-            "machine": describe_machine(),
-            "command": command,
-            "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **made_by(engine, command),
         }
         for seed, outcome in zip(job.seeds, outcomes, strict=True)
     ]
@@ -364,6 +361,16 @@ def command(program: str, arguments: Sequence[str]) -> str:
         if option in words[:-1]:
             words[words.index(option) + 1] = place
     return " ".join(words)
+
+
+def made_by(engine: Engine, command: str) -> results.Record:
+    """What a record says of how its result was made, and when."""
+    return {
+        "compilation": engine.compilation.name,
+        "machine": describe_machine(),
+        "command": command,
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def describe_machine() -> dict[str, object]:

@@ -10,11 +10,11 @@ import optax
 from flax import nnx
 
 import wcgc
-from examples.engine import results, tasks
+from examples.engine import results
 from examples.engine.data import Data
 from examples.engine.engine import Experiment, State
 from examples.paper import recipes
-from examples.study import text
+from examples.study import probe, text
 from examples.study.factors import Factors
 from examples.study.transformer import Transformer
 
@@ -122,14 +122,8 @@ def measure(
       For each kernel the shares in `gradient` and `weights`.
     """
     del transform
-    characters, following = batch
-
-    def loss(params):
-        model = nnx.merge(graph, params, state.statistics, copy=True)
-        return tasks.loss(model(characters), following)
-
     axes = wcgc.axes_of(nnx.merge(graph, state.params, state.statistics, copy=True))
-    trees = {"gradient": jax.grad(loss)(state.params), "weights": state.params}
+    trees = {"gradient": probe.gradient_of(graph, state, batch), "weights": state.params}
     found: dict[str, dict[str, jax.Array]] = {}
     for what, tree in trees.items():
         for path, leaf in wcgc.measure(tree, axes=axes).leaves.items():

@@ -14,6 +14,17 @@ from examples.engine.engine import State
 from examples.study import controls
 
 
+def gradient_of(graph: Any, state: State, batch: tuple[jax.Array, jax.Array]) -> Any:
+    """The gradient of the loss on one batch, in training mode."""
+    inputs, labels = batch
+
+    def loss(params):
+        model = nnx.merge(graph, params, state.statistics, copy=True)
+        return tasks.loss(model(inputs), labels)
+
+    return jax.grad(loss)(state.params)
+
+
 def measure(
     graph: Any,
     state: State,
@@ -35,13 +46,8 @@ def measure(
       moment of the input's patches; and `dominance`, that eigenvector's share of the moment's
       trace. Layers whose inputs are centred have no shares.
     """
-    images, labels = batch
-
-    def loss(params):
-        model = nnx.merge(graph, params, state.statistics, copy=True)
-        return tasks.loss(model(images), labels)
-
-    gradient = jax.grad(loss)(state.params)
+    images, _ = batch
+    gradient = gradient_of(graph, state, batch)
     update, _ = transform.update(gradient, state.optimizer, state.params)
     trees = {"gradient": gradient, "update": update, "weights": state.params}
     for name in ("mu", "trace"):

@@ -1,6 +1,5 @@
 """How far apart the arms of block E come, step by step, from their common start."""
 
-import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,7 @@ def run(data_dir: Path, out: Path, command: str, steps: int = STEPS, seeds: int 
             "outcome": "finished",
             "accuracy": None,
             "distances": distances(engines, seed, steps),
-            "compilation": engines[REFERENCE].compilation.name,
-            "machine": runner.describe_machine(),
-            "command": command,
-            "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **runner.made_by(engines[REFERENCE], command),
         }
         results.append(out / FILE, [record])
 
