@@ -188,10 +188,11 @@ def of_study(out: Path) -> dict[str, Entry]:
     """What the study's runs say: an entry for each block.
 
     It has the block's tables as `table`, and its comparisons by their labels. The entry `study` has
-    the table of all verdicts.
+    the table of all verdicts, and that of the runs.
     """
     sections, _ = report.read(out)
-    entries: dict[str, Entry] = {"study": {"values": {}}}
+    costs = "\n".join(report.costs(sections))
+    entries: dict[str, Entry] = {"study": {"values": {"costs": costs}}}
     for name, section in sections.items():
         values: dict[str, Any] = {"table": "\n".join(section.lines)}
         for comparison in section.found:

@@ -55,23 +55,34 @@ def runs_of(out: Path, block: str) -> Runs:
     found: dict[Any, dict[int, results.Record]] = {}
     for record in results.read(out / file_of(block)):
         found.setdefault(setting_of(record), {})[record["run"]["seed"]] = record
-    _check_pairs(found)
+    check_pairs(
+        (setting.begins_as, setting.name, record)
+        for setting, of_setting in found.items()
+        for record in of_setting.values()
+    )
     return found
 
 
-def _check_pairs(runs: Runs) -> None:
-    """Pairs are pairs: of one seed, network and data, all have the same weights and batches."""
+def check_pairs(runs: Iterable[tuple[tuple, str, results.Record]]) -> None:
+    """Pairs are pairs: runs of one seed that are to be compared began alike.
+
+    Args:
+      runs: for each what tells apart runs that may begin with other weights, a name, its record.
+
+    Raises:
+      ValueError: two runs of one seed, and of as many images, began with other weights, batches or
+        labels.
+    """
     began: dict[tuple, tuple[dict[str, str], str]] = {}
-    for setting, of_setting in runs.items():
-        for seed, record in of_setting.items():
-            key = (seed, record["images"]["train"], *setting.begins_as)
-            shared = record["began"]
-            first, name = began.setdefault(key, (shared, setting.name))
-            if any(shared[what] != first[what] for what in shared.keys() & first.keys()):
-                raise ValueError(
-                    f"Seed {seed} of {setting.name} and of {name} began with other weights, "
-                    f"batches or labels: {shared} and {first}."
-                )
+    for alike, name, record in runs:
+        seed, shared = record["run"]["seed"], record["began"]
+        key = (seed, record["images"]["train"], *alike)
+        first, of = began.setdefault(key, (shared, name))
+        if any(shared[what] != first[what] for what in shared.keys() & first.keys()):
+            raise ValueError(
+                f"Seed {seed} of {name} and of {of} began with other weights, batches or labels: "
+                f"{shared} and {first}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

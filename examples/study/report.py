@@ -1,9 +1,8 @@
 """The study's report, from the records alone: verdicts, a picture and tables for each block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from examples.engine import results
 from examples.engine.intervals import CONFIDENCE
 from examples.study.sections import SECTIONS, AtWorkError, Section
 from examples.study.tables import cells, table
@@ -34,6 +33,7 @@ def write(out: Path) -> list[Path]:
         raise FileNotFoundError(f"{out} has no results: no block's records, such as B.jsonl.")
     answers = verdicts(sections)
     texts, files = [HEAD, *(["## Verdicts", "", *answers, ""] if answers else [])], []
+    texts += ["## Runs", "", *costs(sections), ""] if sections else []
     for name in SECTIONS:
         if name in at_work:
             texts += [f"## {name}", "", at_work[name], ""]
@@ -79,6 +79,17 @@ def verdicts(sections: Mapping[str, Section]) -> list[str]:
     return table(headings, rows, left=len(headings))
 
 
+def costs(sections: Mapping[str, Section]) -> list[str]:
+    """How many runs each block took, those that chose learning rates first, and how long."""
+    rows = []
+    for name, section in sections.items():
+        if name != "B-shares":  # which shows more of B's runs
+            runs = [f"{len(section.sweep)}"] if section.sweep else []
+            runs += [f"{len(section.records)}"]
+            rows.append([f"{name}. {section.question}", " + ".join(runs), f"{section.hours:.1f}"])
+    return table(["block", "runs", "core hours"], rows)
+
+
 def markdown(name: str, section: Section, picture: str) -> list[str]:
     """One section."""
     return [
@@ -88,27 +99,28 @@ def markdown(name: str, section: Section, picture: str) -> list[str]:
         "",
         *section.lines,
         "",
-        *(f"- {line}" for line in made_by(section.records)),
+        *(f"- {line}" for line in made_by(section)),
         "",
     ]
 
 
-def made_by(records: Sequence[results.Record]) -> list[str]:
+def made_by(section: Section) -> list[str]:
     """How many runs, how long, on what, and by which command."""
-    hours = sum(sum(one.get("curves", {}).get("seconds", [])) for one in records) / 3600
+    records = [*section.sweep, *section.records]
     lost = sum(record["outcome"] != "finished" for record in records)
     ended = f", {lost} of them ended in NaN" if lost else ""
     seeds = sorted({record["run"]["seed"] for record in records})
     machines = {
-        f"{record['machine']['processor']}, {record['machine']['cpus']} core a run, "
+        f"{record['machine']['processor']}, cores for a run: {record['machine']['cpus']}, "
         f"{record['compilation']}, Python {record['machine']['python']}, "
         + ", ".join(
             f"{name} {record['machine'][name]}" for name in ("jax", "flax", "optax", "wcgc")
         )
         for record in records
     }
+    runs = f"{len(records)} runs{ended}, seeds {seeds[0]} to {seeds[-1]}"
     return [
-        f"{len(records)} runs{ended}, seeds {seeds[0]} to {seeds[-1]}, {hours:.1f} core hours",
+        f"{runs}, {section.hours:.1f} core hours",
         *sorted(machines),
         *sorted({f"`{record['command']}`" for record in records}),
     ]

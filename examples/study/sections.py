@@ -16,7 +16,7 @@ from examples.paper.summary import summarize
 from examples.study import comparisons, pictures, trajectories
 from examples.study.blocks import BLOCKS
 from examples.study.comparisons import Comparison, Runs
-from examples.study.factors import Arm
+from examples.study.factors import Arm, file_of
 from examples.study.tables import HEADINGS, cells, over_time, shown, table
 
 
@@ -30,8 +30,9 @@ class Section:
       lines: Markdown.
       draw: makes its picture.
       found: comparisons whose verdicts are the answer.
-      records: of all runs.
+      records: of its runs.
       unit: of the comparisons.
+      sweep: records of the runs that chose its learning rates, where it has a sweep of its own.
     """
 
     question: str
@@ -41,6 +42,13 @@ class Section:
     found: Sequence[Comparison]
     records: Sequence[results.Record]
     unit: str = "points"
+    sweep: Sequence[results.Record] = ()
+
+    @property
+    def hours(self) -> float:
+        """Of one core, in training and tests, over all runs."""
+        everything = [*self.sweep, *self.records]
+        return sum(sum(one.get("curves", {}).get("seconds", [])) for one in everything) / 3600
 
 
 class AtWorkError(ValueError):
@@ -65,6 +73,11 @@ def runs_of(out: Path, block: str) -> Runs:
 def records_of(runs: Runs) -> list[results.Record]:
     """All of them."""
     return [record for of_setting in runs.values() for record in of_setting.values()]
+
+
+def sweep_of(out: Path, block: str) -> list[results.Record]:
+    """The records of the runs that chose a block's learning rates."""
+    return results.read(out / file_of(f"{block}-rates"))
 
 
 def rates(out: Path) -> Section:
@@ -167,7 +180,8 @@ def companions(out: Path) -> Section:
         return figure
 
     setting = "network (a), CIFAR-10, 1 epoch, each at its best rate"
-    return Section(BLOCKS["C"].question, setting, lines, draw, found, records_of(runs))
+    records, sweep = records_of(runs), sweep_of(out, "C")
+    return Section(BLOCKS["C"].question, setting, lines, draw, found, records, sweep=sweep)
 
 
 def areas(out: Path) -> Section:
@@ -186,6 +200,9 @@ def areas(out: Path) -> Section:
     how = sections[0].how
     setting = f"network (c), CIFAR-10, {how.epochs} epochs, the paper's rate"
     records = [record for line in lines_of_table for record in line.records]
+    comparisons.check_pairs(
+        ((), line.row.method, record) for line in lines_of_table for record in line.records
+    )
     draw = functools.partial(forest_alone, found)
     return Section("Over which area?", setting, lines, draw, found, records)
 
@@ -217,7 +234,8 @@ def equality(out: Path) -> Section:
 
     rate = arms["GC"].learning_rate
     setting = f"network (c), CIFAR-100, SGD at {rate:.2g}, 3 epochs"
-    return Section(BLOCKS["E"].question, setting, lines, draw, found, records_of(runs) + steps)
+    records, sweep = records_of(runs) + steps, sweep_of(out, "E")
+    return Section(BLOCKS["E"].question, setting, lines, draw, found, records, sweep=sweep)
 
 
 def controls(out: Path) -> Section:
@@ -290,7 +308,8 @@ def transformer(out: Path) -> Section:
     lines += over_time("mean's share of the gradient, plain", rows)
     draw = functools.partial(forest_alone, found, "test loss less by [nats per character]")
     setting = f"transformer on characters, AdamW, {plain.epochs} epochs, each at its best rate"
-    return Section(BLOCKS["G"].question, setting, lines, draw, found, records_of(runs), "nats")
+    records, sweep = records_of(runs), sweep_of(out, "G")
+    return Section(BLOCKS["G"].question, setting, lines, draw, found, records, "nats", sweep)
 
 
 def forest_alone(found: Sequence[Comparison], label: str = pictures.POINTS) -> Figure:

@@ -269,6 +269,17 @@ def test_pairs_that_are_none_are_refused(tmp_path):
         comparisons.runs_of(tmp_path, "B")
 
 
+def test_pairs_of_the_papers_table_are_checked_too(tmp_path):
+    fill_all(tmp_path)
+    path = tmp_path / experiments.file_of(2)
+    *others, last = results.read(path)
+    path.unlink()
+    results.append(path, [*others, last | {"began": {"weights": "w1", "batches": "others"}}])
+    method = rows.read_table(2)[-1].method
+    with pytest.raises(ValueError, match=rf"Seed 1 of {method} and of Baseline began with other"):
+        report.write(tmp_path)
+
+
 def test_epochs_to_an_accuracy_are_read_between_two_epochs():
     run = {"curves": {"test_accuracy": [0.5, 0.6, 0.8]}}
     assert comparisons.epochs_to(70)(run) == pytest.approx(2.5)
@@ -318,6 +329,10 @@ def test_the_report_is_made_from_the_records_alone(tmp_path):
     assert "| WC+GC - plain | +1.00 | +1.00 to +1.00 | +1.00 to +1.00 | 16 | yes |" in text
     assert "| more than the sum | +1.00 |" in text
     assert "64 runs, seeds 0 to 15, 64.0 core hours" in text
+    assert "| B. How much does each gain, and both together? | 64 | 64.0 |" in text
+    assert "| C. With what does it gain? | 72 + 144 | 216.0 |" in text
+    assert "216 runs, seeds 0 to 5, 216.0 core hours" in text
+    assert "| D. Over which area? | 26 | 26.0 |" in text
     assert "| gradient, conv1 | 0.40 | 0.20 |" in text
     assert "| WC+GC, all kernels | +0.1000 | +0.1000 to +0.1000 |" in text
     assert "| largest distance from GC, relative | step 1 | step 10 |" in text
