@@ -77,5 +77,5 @@ def respond(weights: jax.Array) -> jax.Array:
     """The response of a filter (y, x, in) at each pixel of both photographs, (2, y, x)."""
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        photos - GREY, weights[..., None], (1, 1), "VALID", dimension_numbers=layout
+        jnp.asarray(photos - GREY), weights[..., None], (1, 1), "VALID", dimension_numbers=layout
     )[..., 0]

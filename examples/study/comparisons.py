@@ -256,9 +256,9 @@ def mean_course(records: Iterable[results.Record], what: str) -> dict[str, list[
             courses.setdefault(layer, []).append(values)
     found = {layer: np.mean(of_runs, axis=0) for layer, of_runs in courses.items()}
     if what == "momentum":
-        for values in found.values():
-            values[0] = math.nan
-    return {layer: values.tolist() for layer, values in found.items() if not np.isnan(values).all()}
+        for course in found.values():
+            course[0] = math.nan
+    return {layer: course.tolist() for layer, course in found.items() if not np.isnan(course).all()}
 
 
 def mean_share(records: Iterable[results.Record], what: str) -> float:
