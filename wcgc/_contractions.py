@@ -1,12 +1,13 @@
 """Contractions: which axes of a kernel they sum over, keep, carry along, and slide over."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from wcgc._axes import Shape
 from wcgc._provenance import Digits, Value, View, opaque, repeats
 from wcgc._recorder import Recorder
-from wcgc._uses import SELF
+from wcgc._uses import MULTIPLIED, SELF
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -19,16 +20,25 @@ def dot_general(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> list[Valu
     if lhs.zero or rhs.zero:
         return [Value(shape, (False,) * len(shape), zero=True)]
     if not (lhs.views or rhs.views):
-        return [opaque(shape, lhs.inputs or rhs.inputs)]
+        inputs = lhs.inputs or rhs.inputs
+        # What is only scaled picks all the same.
+        one_hot = inputs and not contracting[0] and (lhs.one_hot or rhs.one_hot)
+        return [dataclasses.replace(opaque(shape, inputs), one_hot=one_hot)]
     if not (lhs.inputs or rhs.inputs):
         return [_product(sides, contracting, batch, shape, id(eqn))]
+    of_both = lhs.views.keys() & rhs.views.keys() if lhs.inputs and rhs.inputs else set()
     for i in (0, 1):
         value, other = sides[i], sides[1 - i]
+        record.meet(value.with_views({n: value.views[n] for n in of_both}), MULTIPLIED)
+        value = value.with_views({n: v for n, v in value.views.items() if n not in of_both})
         if not value.views:
             continue
         if not other.inputs:
-            record.meet(value, "multiplied elementwise")
+            record.meet(value, MULTIPLIED)
         elif other.one_hot and not value.inputs:
+            if sum(other.varies[its] for its in contracting[1 - i]) > 1:
+                record.refuse(value, _PICKED)
+                continue
             return [_looked_up(sides, i, contracting, batch, shape)]
         else:
             roles = ["out"] * len(value.shape)
@@ -98,7 +108,7 @@ def ragged_dot_general(
         for d in dims:
             roles[d] = role
     record.contract(rhs, roles)
-    record.meet(lhs, "multiplied elementwise")
+    record.meet(lhs, MULTIPLIED)
     return result
 
 
@@ -114,7 +124,7 @@ def conv_general_dilated(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> 
     if rhs.inputs and lhs.views and not lhs.inputs:
         record.refuse(lhs, "it is convolved with a kernel that depends on the inputs")
         return [result]
-    record.meet(lhs, "multiplied elementwise")
+    record.meet(lhs, MULTIPLIED)
     if rhs.views and not lhs.inputs:
         record.refuse(rhs, "a constant is convolved with it and the inputs")
     elif rhs.views and eqn.params["batch_group_count"] > 1:
@@ -128,6 +138,7 @@ def conv_general_dilated(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> 
     return [result]
 
 
+_PICKED = "inputs pick some places of it, along which of its axes cannot be told"
 _FILTERED = "it is convolved with constants or other parameters before it meets the inputs"
 
 

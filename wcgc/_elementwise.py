@@ -9,7 +9,7 @@ from wcgc._axes import Shape
 from wcgc._provenance import Value, View, agreed, opaque
 from wcgc._rearrangements import broadcast
 from wcgc._recorder import Recorder
-from wcgc._uses import SELF
+from wcgc._uses import MULTIPLIED, SELF, through
 
 
 def _spread(eqn: Any, values: tuple[Value, ...]) -> tuple[Shape, list[Value]]:
@@ -60,8 +60,8 @@ def mul(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
             return [value]
     inputs = a.inputs or b.inputs
     if inputs and a.views and b.views:
-        record.meet(a, "multiplied elementwise")
-        record.meet(b, "multiplied elementwise")
+        record.meet(a, MULTIPLIED)
+        record.meet(b, MULTIPLIED)
         return [Value(shape, _varies([a, b]), inputs=True)]
     views: dict[int, View] = {}
     for value, factor in ((a, b), (b, a)):
@@ -98,7 +98,7 @@ def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Valu
     if which.inputs or any(case.inputs for case in cases):
         for value in (which, *spread):
             record.meet(value, "put in place of some inputs")
-        return [opaque(shape, True)]
+        return [dataclasses.replace(opaque(shape, True), one_hot=_picks(which, cases))]
     along = broadcast(which, shape)
     views: dict[int, View] = {}
     for case in spread:
@@ -113,6 +113,14 @@ def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Valu
             zero=all(case.zero for case in cases),
         )
     ]
+
+
+def _picks(which: Value, cases: tuple[Value, ...]) -> bool:
+    """Whether what is selected is one-hot: a constant where `which` is, or one-hot in all cases."""
+    rest = [case for case in cases if not case.zero]
+    if which.one_hot and cases[0].zero:
+        return not any(case.inputs or case.views or any(case.varies) for case in rest)
+    return bool(rest) and all(case.one_hot for case in rest)
 
 
 def other(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
@@ -136,11 +144,7 @@ def other(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 def eq(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     """Comparisons for equality, of which that of inputs with a range is one-hot."""
     (result,) = other(record, eqn, *values)
-    constants = [value for value in values if not value.inputs]
-    one_hot = result.inputs and any(any(value.varies) for value in constants)
+    constants = [value for value in values if not value.inputs and any(value.varies)]
+    # That of two ranges is a table of one-hot rows.
+    one_hot = len(constants) == 2 or (result.inputs and len(constants) == 1)
     return [dataclasses.replace(result, one_hot=one_hot)]
-
-
-def through(name: str) -> str:
-    """Why a parameter is left alone that an operation which is not linear takes."""
-    return f"it goes through {name} before it meets the inputs"

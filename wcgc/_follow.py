@@ -1,6 +1,7 @@
 """Follows values through a program: which operation is what, and how loops and calls nest."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,10 +9,10 @@ import numpy as np
 
 from wcgc import _contractions, _elementwise, _rearrangements
 from wcgc._axes import Shape
-from wcgc._elementwise import through
-from wcgc._provenance import Value, View, agreed, opaque, repeats
+from wcgc._provenance import Value, View, agreed, lump, opaque
 from wcgc._rearrangements import fitted, stacked, unstacked
 from wcgc._recorder import Recorder
+from wcgc._uses import through
 
 Rule = Callable[..., list[Value]]
 
@@ -20,12 +21,14 @@ Rule = Callable[..., list[Value]]
 RULES: dict[str, Rule] = {
     "broadcast_in_dim": _rearrangements.broadcast_in_dim,
     "reshape": _rearrangements.reshape,
+    "tile": _rearrangements.tile,
     "squeeze": _rearrangements.squeeze,
     "transpose": _rearrangements.transpose,
     "rev": _rearrangements.rev,
     "slice": _rearrangements.slice_,
     "dynamic_slice": _rearrangements.dynamic_slice,
     "gather": _rearrangements.gather,
+    "scatter": _rearrangements.scatter,
     "split": _rearrangements.split,
     "concatenate": _rearrangements.concatenate,
     "stack": _rearrangements.stack,
@@ -76,6 +79,10 @@ _OTHERS = """
     log2 logistic lt max min ne nextafter not or pow rem round rsqrt shift_left
     shift_right_arithmetic shift_right_logical sign sin sinh sqrt square tan tanh xor
 """
+
+RULES |= dict.fromkeys(
+    ("reduce_max", "reduce_min", "reduce_prod"), _rearrangements.reduce_otherwise
+)
 
 RULES |= dict.fromkeys(_OTHERS.split(), _elementwise.other)
 
@@ -220,7 +227,7 @@ class Follower:
     def _loosened(self, value: Value) -> Value:
         """The value without what a loop need not keep, so that few passes are needed."""
         varies = tuple(n > 1 for n in value.shape)
-        return dataclasses.replace(value, varies=varies, one_hot=False, pieces=None)
+        return dataclasses.replace(value, varies=varies, pieces=None)
 
     def _cond(self, eqn: Any, operands: list[Value]) -> list[Value]:
         which, *rest = operands
@@ -242,7 +249,7 @@ class Follower:
         zero = a.zero and b.zero
         if a.inputs == b.inputs:
             views = agreed(a.views, b.views, "it is rearranged differently in a loop or a branch")
-            return Value(a.shape, varies, a.inputs, views, zero)
+            return Value(a.shape, varies, a.inputs, views, zero, a.one_hot and b.one_hot)
         for value in (a, b):
             self.record.meet(value, how)
         return Value(a.shape, varies, inputs=True)
@@ -251,21 +258,30 @@ class Follower:
         name = eqn.primitive.name
         inputs = any(value.inputs for value in operands)
         how = f"it is handed to {name} with inputs, which cannot be looked into"
-        numbers = {number for value in operands for number in value.views}
+        views: dict[int, View] = {}
+        for value in operands:
+            views = agreed(views, {n: v.alter(through(name)) for n, v in value.views.items()}, how)
         if inputs or _has_state(eqn) or not eqn.outvars:
             for value in operands:
                 if value.inputs:
                     self.record.meet(value, f"an operand of {name}")
                 else:
                     self.record.refuse(value, how)
-            numbers = set()
+            views = {}
         results = []
         for variable in eqn.outvars:
             shape = _shape(variable)
-            view = View(tuple(map(repeats, shape)), altered=through(name))
-            views = dict.fromkeys(numbers, view)
-            results.append(opaque(shape, inputs).with_views(views))
+            seen = {
+                number: view if _fits(view, shape) else lump(view, shape, how)
+                for number, view in views.items()
+            }
+            results.append(opaque(shape, inputs).with_views(seen))
         return results
+
+
+def _fits(view: View, shape: Shape) -> bool:
+    """Whether a value of this shape may be laid out so."""
+    return shape == tuple(math.prod(factor.size for factor in digits) for digits in view.dims)
 
 
 def _open(program: Any) -> Any:

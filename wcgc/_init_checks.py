@@ -51,6 +51,7 @@ def warn_of_doubtful_choices(leaves: Sequence[Leaf], erases: bool) -> None:
             f"One layout for all parameters leaves {_named(doubted)} alone: {reason}. To "
             f"centralize what is left alone, {READ}."
         )
+    _warn_of_guesses(chosen)
     _warn_of_unselected_variables(leaves)
     _warn_of_numbered_leaves(chosen)
     if erases:
@@ -79,6 +80,17 @@ def _is_parameter(leaf: Any) -> bool:
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         return False
     return jnp.issubdtype(leaf.dtype, jnp.inexact) and 0 not in leaf.shape
+
+
+def _warn_of_guesses(chosen: Sequence[Leaf]) -> None:
+    guessed = [leaf for leaf in chosen if leaf.entry.guessed]
+    if guessed:
+        _warn(
+            f"One layout for all parameters takes {_named(guessed)} for a convolution's kernel, to "
+            f"be averaged over the axes {guessed[0].slice_axes}. Those of attention, of stacked "
+            "layers and of experts look the same, and there is no bias to tell them apart. If it "
+            f"is one of these, {READ}; if it is not, a rule of wcgc.by_path says so."
+        )
 
 
 def _warn_of_unselected_variables(leaves: Sequence[Leaf]) -> None:

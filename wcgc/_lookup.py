@@ -21,11 +21,13 @@ class Entry(NamedTuple):
       value: the entry itself.
       is_layout: whether it stands for several leaves, and so cannot know each.
       doubted: whether it leaves alone what may be a kernel of another layout.
+      guessed: whether it takes a kernel whose shape fits another layout as well.
     """
 
     value: Any
     is_layout: bool = False
     doubted: bool = False
+    guessed: bool = False
 
 
 NO_ENTRY = Entry(None)

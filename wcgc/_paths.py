@@ -1,5 +1,7 @@
 """One path for each parameter, whatever container holds it."""
 
+import collections
+import re
 import sys
 from collections.abc import Callable, Collection
 from typing import Any
@@ -20,8 +22,11 @@ def path_of(key: Key) -> str:
 
 
 def parts_of(key: Key) -> tuple[str, ...]:
-    """The parts of the path, where a key such as Haiku's `mlp/~/linear_0` has several."""
-    return tuple(path_of(key).split("/"))
+    """The parts of the path, where a key such as Haiku's `mlp/~/linear_0` has several.
+
+    So has one with dots, as PyTorch's state dictionaries have.
+    """
+    return tuple(re.split(r"[/.]", path_of(key)))
 
 
 def is_empty(node: Any) -> bool:
@@ -32,10 +37,21 @@ def is_empty(node: Any) -> bool:
 def flatten(
     tree: Any, is_leaf: Callable[[Any], bool] = is_empty
 ) -> tuple[list[tuple[Key, Any]], Any]:
-    """Flattens to (key, leaf) pairs, keeping `None` and `MaskedNode` as leaves."""
+    """Flattens to (key, leaf) pairs, keeping `None` and `MaskedNode` as leaves.
+
+    Raises:
+      ValueError: two leaves have one path, as under the keys 1 and "1".
+    """
     wrappers = {path for path, _ in _wrappers(tree)}
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
-    return [(key_of(path, wrappers), leaf) for path, leaf in leaves], treedef
+    keys = [key_of(path, wrappers) for path, _ in leaves]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in collections.Counter(keys).items() if count > 1)
+        raise ValueError(
+            f"Two leaves of a tree have the path {path_of(twice)!r}, since keys are told apart by "
+            "their text. Give one of them another key."
+        )
+    return [(key, leaf) for key, (_, leaf) in zip(keys, leaves, strict=True)], treedef
 
 
 def key_of(path: TreePath, wrappers: Collection[TreePath]) -> Key:

@@ -17,13 +17,22 @@ class Factor:
       size: how many values the digit takes.
       part: whether a slice has left only a part of the axes.
       picked: "batch" or "lookup" where an index, or one computed from the inputs, has picked a
-        single place; empty elsewhere.
+        single place; "block" for the only place of a device's block; empty elsewhere.
     """
 
     axes: tuple[int, ...]
     size: int
     part: bool = False
     picked: str = ""
+
+    @property
+    def is_picked(self) -> bool:
+        """Whether the other places are gone, and not on other devices."""
+        return self.picked in ("batch", "lookup")
+
+    def role(self, otherwise: str) -> str:
+        """What an index has made of it, or another role if none has."""
+        return "batch" if self.picked == "block" else self.picked or otherwise
 
 
 Digits = tuple[Factor, ...]
@@ -91,12 +100,14 @@ class View:
     def cut_short(self, dims: Iterable[int]) -> "View":
         """The view when these dimensions are summed over, which may hold a part of an axis."""
         digits = (factor for d in dims for factor in self.dims[d])
-        short = {axis for f in digits if f.part or f.picked for axis in f.axes}
+        short = {
+            axis for f in digits if f.part or f.picked in ("batch", "lookup") for axis in f.axes
+        }
         return dataclasses.replace(self, partial=self.partial | short) if short else self
 
     def lose(self, digits: Iterable[Factor], role: str) -> "View":
         """The view without digits that had a role, which are batch or look-ups if picked."""
-        lost = {(axis, factor.picked or role) for factor in digits for axis in factor.axes}
+        lost = {(axis, factor.role(role)) for factor in digits for axis in factor.axes}
         return dataclasses.replace(self, gone=self.gone | lost)
 
     def rearrange(self, dims: Iterable[Digits]) -> "View":
@@ -121,7 +132,8 @@ class Value:
       inputs: whether it depends on the inputs.
       views: the parameters that it depends on, by number, and how.
       zero: whether it is known to be zero.
-      one_hot: whether it comes from comparing inputs with a range of numbers.
+      one_hot: whether at most one place along some dimension is not zero, and which one the inputs
+        say; of a constant, whether it is a table of such.
       pieces: the dimension along which it was put together, from what, and where each begins.
     """
 
@@ -154,12 +166,23 @@ def repeats(size: int) -> Digits:
     return () if size == 1 else (Factor((), size),)
 
 
+def lump(view: View, shape: Shape, how: str) -> View:
+    """A view of which no more is known than that it depends on a parameter: on any of its axes."""
+    axes = tuple(sorted(view.axes()))
+    longest = max(range(len(shape)), key=lambda d: shape[d], default=0)
+    dims = [
+        (Factor(axes, n, part=True),) if d == longest and n > 1 and axes else repeats(n)
+        for d, n in enumerate(shape)
+    ]
+    return view.alter(how).rearrange(dims)
+
+
 def merged(digits: Digits, size: int, part: bool = False) -> Digits:
     """One digit in place of several, for a dimension whose length has changed."""
     axes = tuple(sorted({axis for factor in digits for axis in factor.axes}))
     if not axes:
         return repeats(size)
-    return (Factor(axes, size, part or any(f.part or bool(f.picked) for f in digits)),)
+    return (Factor(axes, size, part or any(f.part or f.is_picked for f in digits)),)
 
 
 def sliced(digits: Digits, start: int | None, size: int, picked: str = "batch") -> Digits:
@@ -179,7 +202,7 @@ def sliced(digits: Digits, start: int | None, size: int, picked: str = "batch") 
     rest = digits[1:]
     stride = math.prod(factor.size for factor in rest)
     if rest and start is not None and start % stride == size % stride == 0:
-        return merged(digits[:1], size // stride, part=True) + rest
+        return sliced(digits[:1], None, size // stride, picked) + rest
     return merged(digits, size, part=True)
 
 
@@ -189,10 +212,11 @@ def resized(digits: Digits, size: int) -> Digits:
     if size == whole:
         return digits
     if size == 1:
-        return sliced(digits, None, 1)
-    if digits and whole > 1 and size % (whole // digits[0].size) == 0:
-        stride = whole // digits[0].size
-        return (dataclasses.replace(digits[0], size=size // stride), *digits[1:])
+        return sliced(digits, None, 1, "block")
+    if len(digits) == 1 and not digits[0].is_picked:
+        return (dataclasses.replace(digits[0], size=size, picked=""),)
+    if whole > 1 and size % (whole // digits[0].size) == 0:
+        return resized(digits[:1], size // (whole // digits[0].size)) + digits[1:]
     return merged(digits, size)
 
 

@@ -13,6 +13,7 @@ from wcgc._provenance import (
     Value,
     View,
     agreed,
+    lump,
     merged,
     opaque,
     repeats,
@@ -22,9 +23,10 @@ from wcgc._provenance import (
     sliced,
 )
 from wcgc._recorder import Recorder
-from wcgc._uses import SELF
+from wcgc._uses import SELF, through
 
 JOINED = "concatenated with inputs"
+SCATTERED = "some of its places are set before it meets the inputs"
 
 
 def _shape(eqn: Any, i: int = 0) -> Shape:
@@ -69,6 +71,16 @@ def same(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 def broadcast_in_dim(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
     """`lax.broadcast_in_dim`."""
     return [broadcast(value, _shape(eqn), eqn.params["broadcast_dimensions"])]
+
+
+def tile(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.tile`: copies of the whole value beside each other."""
+    reps = eqn.params["reps"]
+    places = tuple(itertools.chain(*zip(reps, value.shape, strict=True)))
+    copies = broadcast(value, places, range(1, len(places), 2))
+    shape = _shape(eqn)
+    varies = reshaped_varies(copies.varies, places, shape)
+    return [rearranged(copies, shape, varies, lambda view: reshaped(view, shape))]
 
 
 def reshape(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
@@ -229,13 +241,15 @@ def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
         record.meet(value, "padded")
         record.meet(filler, "padded")
         return [opaque(shape, True)]
+    # Less than none at one end cuts places off, even where as many are added at the other.
+    cut = [low < 0 or high < 0 for low, high, _ in eqn.params["padding_config"]]
     longer = rearranged(
         value,
         shape,
         [n > 1 for n in shape],
         lambda view: view.rearrange(
-            digits if old == n else merged(digits, n)
-            for digits, old, n in zip(view.dims, value.shape, shape, strict=True)
+            digits if old == n and not short else merged(digits, n, part=short)
+            for digits, old, n, short in zip(view.dims, value.shape, shape, cut, strict=True)
         ),
     )
     if not filler.zero:
@@ -276,7 +290,38 @@ def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Val
         return view.rearrange(dims)
 
     source = opaque(value.shape, inputs).with_views(value.views)
-    return [rearranged(source, shape, [n > 1 for n in shape], change)]
+    found = rearranged(source, shape, [n > 1 for n in shape], change)
+    # The rows of a table of one-hot ones.
+    return [dataclasses.replace(found, one_hot=value.one_hot and inputs)]
+
+
+def scatter(record: Recorder, eqn: Any, value: Value, indices: Value, new: Value) -> list[Value]:
+    """`lax.scatter`, by which places of nothing but zeros become one-hot."""
+    shape = _shape(eqn)
+    inputs = value.inputs or indices.inputs or new.inputs
+    if inputs:
+        for each in (value, indices, new):
+            record.meet(each, "put in place of some inputs")
+        is_constant = not (new.inputs or new.views)
+        one_hot = value.zero and indices.inputs and is_constant
+        return [dataclasses.replace(opaque(shape, True), one_hot=one_hot)]
+    views = {n: view.alter(SCATTERED) for n, view in value.views.items()}
+    lumped = {n: lump(view, shape, SCATTERED) for n, view in new.views.items()}
+    return [opaque(shape, False).with_views(agreed(views, lumped, SCATTERED))]
+
+
+def reduce_otherwise(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """A reduction that is no sum, such as a maximum."""
+    name, axes = eqn.primitive.name, tuple(eqn.params["axes"])
+    if value.inputs:
+        record.meet(value, f"an operand of {name}")
+        return [opaque(_shape(eqn), True)]
+    altered = {n: view.alter(through(name)).sum_over(axes) for n, view in value.views.items()}
+    return [
+        _without(
+            dataclasses.replace(value.with_views(altered), zero=False, one_hot=False), axes, ""
+        )
+    ]
 
 
 def fitted(value: Value, shape: Shape) -> Value:

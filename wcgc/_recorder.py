@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from wcgc._axes import Shape
 from wcgc._provenance import Digits, Value, View
-from wcgc._uses import Roles, Use, elementwise_use, kernel_use
+from wcgc._uses import ADDED, MULTIPLIED, Roles, Use, elementwise_use, kernel_use
 
 
 class Recorder:
@@ -35,17 +35,21 @@ class Recorder:
         directions = _directions(value.views, roles)
         for number, view in value.views.items():
             shape = self.shapes[number]
+            if directions is None and not view.bonds and not view.altered:
+                self.uses.append((number, elementwise_use(view, ADDED, shape)))
+                continue
             view = view.cut_short(d for d, role in enumerate(roles) if role in ("in", "spatial"))
             if view.by_inputs and view.by_inputs >= {a for a in view.axes() if shape[a] > 1}:
-                self.uses.append((number, elementwise_use(view, "multiplied elementwise", shape)))
+                self.uses.append((number, elementwise_use(view, MULTIPLIED, shape)))
                 continue
-            found = view.gone | roles_of(view, roles)
+            found = view.gone | roles_of(view, roles, shape)
             if view.bonds:
-                bonds = directions.get(number)
+                bonds = (directions or {}).get(number)
                 known = found | (bonds or {(axis, "in") for axis, _ in view.bonds})
                 use = kernel_use(view, known, shape)
                 if bonds is None and use.kind == "kernel":
-                    use = dataclasses.replace(use, kind="bonded", roles=_as_if_first(view, roles))
+                    first = _as_if_first(view, roles, shape)
+                    use = dataclasses.replace(use, kind="bonded", roles=first)
             else:
                 use = kernel_use(view, found, shape)
             named = {role for axis, role in found if shape[axis] > 1}
@@ -54,46 +58,55 @@ class Recorder:
             self.uses.append((number, use))
 
 
-def roles_of(view: View, roles: Sequence[str]) -> Roles:
-    """The role of each axis of a view, from those of its dimensions."""
+def roles_of(view: View, roles: Sequence[str], shape: Shape) -> Roles:
+    """The role of each axis of a parameter of this shape, from those of its view's dimensions."""
     return frozenset(
         (axis, role)
         for digits, role in zip(view.dims, roles, strict=True)
-        for axis, role in _roles_in(digits, role)
+        for axis, role in _roles_in(digits, role, shape)
     )
 
 
-def _roles_in(digits: Digits, role: str) -> Iterator[tuple[int, str]]:
+def _roles_in(digits: Digits, role: str, shape: Shape) -> Iterator[tuple[int, str]]:
     # An axis of length one that is repeated for the others, as a scale's may be, has no role.
     repeated = any(not factor.axes for factor in digits)
     for factor in digits:
         for axis in factor.axes:
-            if factor.picked and role != "in":
+            if factor.is_picked and role != "in":
                 yield axis, factor.picked
             else:
-                yield axis, "one" if repeated and factor.size == 1 else role
+                yield axis, "one" if repeated and shape[axis] == 1 else role
 
 
-def _as_if_first(view: View, roles: Sequence[str]) -> Roles:
+def _as_if_first(view: View, roles: Sequence[str], shape: Shape) -> Roles:
     """The roles in the contraction with a constant or parameter, had that been an input."""
-    kept = roles_of(view, ["batch" if role == "batch" else "out" for role in roles])
+    kept = roles_of(view, ["batch" if role == "batch" else "out" for role in roles], shape)
     return view.gone | kept | {(axis, "in") for axis, _ in view.bonds}
 
 
-def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Roles]:
+def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Roles] | None:
     """The roles of the axes along which parameters were contracted with each other.
+
+    None if there are such, and no kernel that their product was added to.
 
     In x @ (w + a @ b) the inputs pass through a, then through b: the axis that a and b share is an
     output of a and an input of b. That w is added shows which end is which; without it, x may as
-    well be what a product of parameters is multiplied by, so that there is no telling.
+    well be what a product of parameters is multiplied by, so that there is no telling. So it is
+    where a bias is added that has no axis of its own among those that are kept, as in attention
+    with queries that are parameters.
     """
     summed = [d for d, role in enumerate(roles) if role == "in"]
-    kept = [d for d, role in enumerate(roles) if role != "in"]
+    kept = [d for d, role in enumerate(roles) if role == "out"]
+    bonded = [view for view in views.values() if view.bonds]
+    needed = [d for d in (*summed, *kept) if any(_runs_along(view, d) for view in bonded)]
     if not any(
-        not view.bonds and not view.altered and view.axes(summed) and view.axes(kept)
+        all(_runs_along(view, d) for d in needed)
+        and any(_runs_along(view, d) for d in summed)
+        and any(_runs_along(view, d) for d in kept)
         for view in views.values()
+        if not view.bonds and not view.altered
     ):
-        return {}
+        return None if bonded else {}
     found: dict[int, set[tuple[int, str]]] = {}
     reached = [number for number, view in views.items() if view.bonds and view.axes(summed)]
     first = set(reached)
@@ -111,6 +124,11 @@ def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Ro
                 crossed[bond] = other
                 reached.append(other)
     return {number: frozenset(found[number]) for number in reached}
+
+
+def _runs_along(view: View, d: int) -> bool:
+    """Whether the parameter itself runs along this dimension, and is not just repeated."""
+    return any(factor.axes and factor.size > 1 for factor in view.dims[d])
 
 
 def _has(view: View, bond: int) -> bool:

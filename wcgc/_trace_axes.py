@@ -32,14 +32,15 @@ def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwarg
     - what is only added or multiplied elementwise, such as biases, the scales of norms, and
       position embeddings;
     - what is looked up by index, as embeddings are, even if it is multiplied elsewhere;
-    - what is used in two ways that disagree;
+    - what is used in two ways that disagree, or of which a function that is not linear is used
+      as well, other than a factor for each output;
     - what is multiplied by something that varies along the axes of the mean, such as a mask, since
       the mean of the stored kernel is not that of the filter;
     - what is cut or rearranged along an axis that is summed over;
     - what goes through an operation that is not linear before it meets the inputs, or into one that
       cannot be looked into, such as a callback;
     - what is multiplied with constants or other parameters first, except for products added to a
-      kernel, such as LoRA's;
+      kernel, such as LoRA's, and what is added to such a product;
     - what meets no input.
 
     Args:
@@ -56,7 +57,7 @@ def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwarg
       `axes` everywhere.
 
     Raises:
-      TypeError: `function` is not callable.
+      TypeError: `function` is not callable, or `params` has leaves and none is an array.
       ValueError: there is no input among the arguments.
 
     The time it takes grows with the size of the program: a transformer of 48 layers takes less than
@@ -162,6 +163,12 @@ def _verdicts(
             "array among the arguments beside them. Give the inputs as arguments, or "
             "jax.ShapeDtypeStruct in their place; an array that the function has from elsewhere "
             "counts as a constant."
+        )
+
+    if leaves and not traced_leaves:
+        raise TypeError(
+            f"params holds no array, but a leaf of type {type(leaves[0]).__name__}. Give arrays in "
+            "containers that JAX knows; jax.tree_util.register_dataclass makes a class one."
         )
 
     def flat(leaf_arrays: Sequence[Any], input_arrays: Sequence[Any]) -> list[Any]:

@@ -63,12 +63,15 @@ def centralize(
         One `KernelAxes` for several leaves is a layout, which cannot know each of them. It leaves
         alone what it cannot vouch for: leaves whose name, the last part of their path, is given to
         what is no kernel (`bias`, `biases`, `bias_n`, `b` beside a `w`, `offset`, `beta`, `scale`,
-        `scales`, `gamma`, `alpha`, `negative_slope`, `embedding`, `embeddings`, `embed`, `token`,
-        `cls`, `mean`, `var`, `variance`, or one of these behind an underscore, as in
-        `pos_embedding`); the norms and embeddings of Equinox, and its kernels in the layout (...,
-        in, out); kernels of three or more axes whose bias does not have one number per output; and
-        kernels beside norms whose scales show stacked layers. All else with two axes or more it
-        takes for kernels: a layout guesses, `trace_axes` reads.
+        `scales`, `gamma`, `alpha`, `negative_slope`, `embedding`, `embeddings`, `embed`, `emb`,
+        `table`, `wte`, `wpe`, `token`, `cls`, `mean`, `var`, `variance`, or one of these behind an
+        underscore, as in `pos_embedding`), and the `weight` of an `embed_tokens` and its like; the
+        norms and embeddings of Equinox, and its kernels in the layout (..., in, out); Haiku's and
+        Keras's transposed and Keras's depthwise convolutions in that layout, by the names of their
+        layers; kernels whose bias does not have one number per output; and kernels beside norms
+        whose scales show stacked layers. All else with two axes or more it takes for kernels: a
+        layout guesses, `trace_axes` reads. `init` of the transforms warns of kernels of three or
+        more axes that may as well be attention's, stacked or experts'.
       mask: a tree (or prefix) of bools, or a callable from the tree to one. False leaves a leaf
         alone.
       strength: the share of the mean that is removed, from 0, nothing, to 1, all of it. Below 1 the

@@ -1,7 +1,7 @@
 """What becomes of one parameter, from all the ways in which a program uses it."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from wcgc._axes import KernelAxes, LeftAlone, Shape
@@ -12,6 +12,9 @@ Roles = frozenset[tuple[int, str]]
 
 VARYING = "it is multiplied by something that varies along the axes of the mean, such as a mask"
 BONDED = "it is multiplied with constants or other parameters before it meets the inputs"
+ADDED = "added to a product of parameters"
+MULTIPLIED = "multiplied elementwise"
+TIED = "it is looked up by index and multiplied as well: tied embeddings"
 SELF = "it is combined with itself in another arrangement before it meets the inputs"
 
 _NAMES = {"in": "an input", "out": "an output", "batch": "a batch", "spatial": "a spatial"}
@@ -24,15 +27,21 @@ class Use:
     Attributes:
       kind: "kernel" for a contraction; "bonded" for a product that was contracted with constants or
         other parameters first, with the roles that it had there; "plain" for whatever keeps its
-        axes, elementwise operations and look-ups; "faint" for a summary of it, such as a norm;
-        "refused" for what cannot be told.
-      roles: of its axes, for the first two.
-      how: how it is used, for "plain"; why it cannot be told, for "refused".
+        axes, elementwise operations and look-ups; "faint" for a function of it that is not linear,
+        such as a norm; "refused" for what cannot be told.
+      roles: of its axes, for the first two; for "faint" of those that it was not summed up over,
+        "out" where it is a factor.
+      how: how it is used, for "plain"; why it cannot be told, for "faint" and "refused".
     """
 
     kind: Literal["kernel", "bonded", "plain", "faint", "refused"]
     roles: Roles = frozenset()
     how: str = ""
+
+
+def through(name: str) -> str:
+    """Why a parameter is left alone that an operation which is not linear takes."""
+    return f"it goes through {name} before it meets the inputs"
 
 
 def kernel_use(view: View, roles: Roles, shape: Shape) -> Use:
@@ -51,7 +60,7 @@ def kernel_use(view: View, roles: Roles, shape: Shape) -> Use:
 def elementwise_use(view: View, how: str, shape: Shape) -> Use:
     """The use of a value that meets the inputs without a contraction there."""
     remaining = {
-        (axis, factor.picked or ("batch" if axis in view.by_inputs else "out"))
+        (axis, factor.role("batch" if axis in view.by_inputs else "out"))
         for digits in view.dims
         for factor in digits
         for axis in factor.axes
@@ -62,16 +71,21 @@ def elementwise_use(view: View, how: str, shape: Shape) -> Use:
         # A product with inputs that has been summed: what they vary along besides is batch.
         return kernel_use(dataclasses.replace(view, by_inputs=frozenset()), roles, shape)
     if view.altered:
-        return Use("faint", how=view.altered)
+        # Of what the kernel gives, a factor for each output is as weight normalization has it.
+        role = "out" if view.by_inputs or how == MULTIPLIED else "in"
+        picked = {(axis, gone) for axis, gone in view.gone if gone == "batch"}
+        kept = {(axis, role) for axis, _ in remaining | picked if shape[axis] > 1}
+        looked_up = {(axis, "lookup") for axis, role in roles if role == "lookup"}
+        return Use("faint", frozenset(kept | looked_up), view.altered)
     if "lookup" in named:
         return Use("plain", how="looked up by index")
     if "in" in named:
-        return Use("plain", how="multiplied elementwise")
+        return Use("plain", how=MULTIPLIED)
     if not any(shape[axis] > 1 for axis, _ in remaining):
         return Use("faint", how="only a summary of it is used")
     if view.bonds:
         return Use("bonded", roles | {(axis, "in") for axis, _ in view.bonds})
-    return Use("plain", how="multiplied elementwise" if view.by_inputs else how)
+    return Use("plain", how=MULTIPLIED if view.by_inputs else how)
 
 
 def verdict(uses: Iterable[Use], shape: Shape) -> KernelAxes | LeftAlone:
@@ -83,7 +97,7 @@ def verdict(uses: Iterable[Use], shape: Shape) -> KernelAxes | LeftAlone:
         if use.kind == "refused":
             return LeftAlone(use.how)
     if kernels and "looked up by index" in plain:
-        return LeftAlone("it is looked up by index and multiplied as well: tied embeddings")
+        return LeftAlone(TIED)
     if kernels and plain:
         return LeftAlone(f"it is a kernel in one place and {' and '.join(plain)} in another")
     if plain:
@@ -104,7 +118,19 @@ def verdict(uses: Iterable[Use], shape: Shape) -> KernelAxes | LeftAlone:
                     f"place and {_NAMES[role]} axis in another"
                 )
             roles[axis] = joined
+    for use in uses:
+        if use.kind == "faint" and (why := _beside(use, roles)):
+            return LeftAlone(why)
     return _axes(roles, shape)
+
+
+def _beside(use: Use, roles: Mapping[int, str]) -> str:
+    """Why a kernel is left alone of which a function is used as well; empty for one per output."""
+    if any(role == "lookup" for _, role in use.roles):
+        return TIED
+    if all(role == "out" and roles.get(axis) in ("out", "batch") for axis, role in use.roles):
+        return ""
+    return f"it is a kernel in one place, and in another {use.how}"
 
 
 def _without_kernels(uses: Sequence[Use]) -> str:
@@ -143,6 +169,8 @@ def _axes(roles: dict[int, str], shape: Shape) -> KernelAxes | LeftAlone:
     """The axes in the form of `axes_of`: in and out counted from the back, batch from the front."""
     for axis in range(len(shape)):
         if axis not in roles:
+            if shape[axis] > 1:
+                return LeftAlone(f"what becomes of its axis {axis} cannot be told")
             # Of length one, without a place among the others.
             roles[axis] = "spatial" if "out" in roles.values() else "out"
     named: dict[str, list[int]] = {"in": [], "out": [], "batch": [], "spatial": []}
@@ -150,6 +178,10 @@ def _axes(roles: dict[int, str], shape: Shape) -> KernelAxes | LeftAlone:
         named[role].append(axis if role == "batch" else axis - len(shape))
     if not named["in"] and not any(shape[axis] > 1 for axis in named["spatial"]):
         return LeftAlone("it is only multiplied elementwise")
+    if not named["out"]:
+        # Kernels with one output each are as good as one with an output for each.
+        named["out"] = [axis - len(shape) for axis in named["batch"] if shape[axis] > 1]
+        named["batch"] = [axis for axis in named["batch"] if shape[axis] == 1]
     if not named["out"]:
         return LeftAlone("it has no output axis: it is summed over whole")
     in_axis, out_axis, batch_axis = (

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import re
 import sys
 from typing import Any
 
@@ -24,6 +25,10 @@ NO_KERNELS = (
     "embedding",
     "embeddings",
     "embed",
+    "emb",
+    "table",
+    "wte",
+    "wpe",
     "token",
     "cls",
     "mean",
@@ -41,6 +46,15 @@ WORDS = frozenset(NO_KERNELS) - {"b"}
 BIASES = ("bias", "b")
 KERNELS_BESIDE_B = ("w", "w_i")
 SCALES = ("scale", "gamma", "offset", "beta")
+TABLES = frozenset({"embedding", "embeddings", "embed", "emb", "wte", "wpe"})
+
+TRANSPOSED = re.compile(r"conv\w*d_transpose(_\d+)?")
+"""How Haiku and Keras name the layers of transposed convolutions, whose kernels are (..., out, in).
+In Flax, these are (..., in, out) by default, and the names are others."""
+
+DEPTHWISE = re.compile(r"depthwise_conv[123]d(_\d+)?")
+"""How Keras names depthwise layers, whose kernels are (..., channel, multiplier). Haiku's, which
+are (..., 1, out), it names `depthwise_conv2_d`."""
 
 OF_EQUINOX = "Equinox's layout is (out, in, ...)"
 
@@ -48,7 +62,10 @@ OF_EQUINOX = "Equinox's layout is (out, in, ...)"
 def vouched(
     tree: Any, leaves: list[tuple[Key, Any]], entries: dict[Key, Entry]
 ) -> dict[Key, Entry]:
-    """The entries, with a `LeftAlone` for each leaf that its layout cannot vouch for."""
+    """The entries, with a `LeftAlone` for each leaf that its layout cannot vouch for.
+
+    What the layout takes though its shape fits another one as well is marked as guessed.
+    """
     layouts = {
         key: entry.value
         for key, entry in entries.items()
@@ -60,13 +77,20 @@ def vouched(
     places = {parts_of(key) for key in shapes}
     layers, equinox_kernels = _equinox_parameters(tree)
     alone: dict[Key, Entry] = {}
+    guessed: dict[Key, Entry] = {}
     for key, axes in layouts.items():
         if key in layers:
             alone[key] = _alone(f"{key[-1]} of {type(layers[key]).__name__}")
         elif _names_no_kernel(parts_of(key), places):
             alone[key] = _alone(f"named {parts_of(key)[-1]!r}")
-        elif key in equinox_kernels and (axes.in_axis, axes.out_axis) == (-2, -1):
+        elif key not in equinox_kernels and _is_table(parts_of(key), shapes.get(key, ())):
+            alone[key] = _alone(f"weight of {parts_of(key)[-2]!r}")
+        elif (axes.in_axis, axes.out_axis) != (-2, -1):
+            continue
+        elif key in equinox_kernels:
             alone[key] = _alone(OF_EQUINOX, doubted=True)
+        elif layout := _layout_by_name(parts_of(key)):
+            alone[key] = _alone(layout, doubted=True)
     kernels = [
         key for key in layouts if key not in alone and key in shapes and len(shapes[key]) > 1
     ]
@@ -78,7 +102,7 @@ def vouched(
     stacks = _stacks(shapes, layers)
     for key in kernels:
         try:
-            _, out_axes, batch_axes, _ = layouts[key].resolve(len(shapes[key]))
+            in_axes, out_axes, batch_axes, spatial_axes = layouts[key].resolve(len(shapes[key]))
         except ValueError:
             continue  # These axes are refused where they are used.
         layer = parts_of(key)[:-1]
@@ -87,7 +111,13 @@ def vouched(
             alone[key] = _alone(f"its bias {bias} fits other axes", doubted=True)
         elif norm := _norm_of_stack(key, shapes[key], batch_axes, stacks):
             alone[key] = _alone(f"stacked as {path_of(norm)!r} is", doubted=True)
-    return entries | alone
+        elif key and bias is None and key not in equinox_kernels:
+            window, inputs, outputs = (
+                [shapes[key][axis] for axis in axes] for axes in (spatial_axes, in_axes, out_axes)
+            )
+            is_guess = not _is_convolution(window, inputs, outputs)
+            guessed[key] = entries[key]._replace(guessed=is_guess)
+    return entries | alone | guessed
 
 
 def _alone(reason: str, doubted: bool = False) -> Entry:
@@ -122,13 +152,44 @@ def _names_no_kernel(parts: Key, places: set[Key]) -> bool:
     return name in NO_KERNELS or name.rpartition("_")[2] in WORDS
 
 
+def _is_table(parts: Key, shape: Shape) -> bool:
+    """Whether it is the table of an embedding, by the name of its layer: `weight` tells nothing."""
+    if len(shape) != 2 or len(parts) < 2 or parts[-1] != "weight":
+        return False
+    return not TABLES.isdisjoint(parts[-2].lower().split("_"))
+
+
+def _layout_by_name(parts: Key) -> str:
+    """The layout of a layer whose name tells that it is not (..., in, out); nothing for others."""
+    layer = parts[-2] if len(parts) > 1 else ""
+    if TRANSPOSED.fullmatch(layer):
+        return "transposed convolutions of Haiku and Keras are (..., out, in)"
+    if DEPTHWISE.fullmatch(layer) or parts[-1] == "depthwise_kernel":
+        return "depthwise kernels of Keras are (..., channel, multiplier)"
+    return ""
+
+
+def _is_convolution(window: list[int], inputs: list[int], outputs: list[int]) -> bool:
+    """Whether these are likely the lengths of a convolution's axes, and not of stacked layers.
+
+    One length alone may be that of anything, and one output for several inputs is that of Keras's
+    depthwise kernels. Without a window there is nothing to mistake.
+    """
+    if all(size == 1 for size in window):
+        return True
+    if math.prod(outputs) == 1 < math.prod(inputs):
+        return False
+    return len(window) > 1 and (len(set(window)) == 1 or all(size % 2 for size in window))
+
+
 def _fits(bias: Shape, kernel: Shape, out_axes: tuple[int, ...]) -> bool:
     """Whether a layer of this kernel has such a bias: one number per output, of all batches."""
-    # With two axes there is nothing to mistake but the order, which the layout is there to tell. As
-    # many axes as the kernel has, the bias of Keras's GRU has: it is two in one array.
-    if len(kernel) < 3 or len(bias) >= len(kernel):
+    # As many axes as the kernel has, the bias of Keras's GRU has: it is two in one array.
+    if len(bias) >= len(kernel):
         return True
     wanted = tuple(kernel[axis] for axis in sorted(out_axes))
+    if len(kernel) == 2:  # There is nothing to mistake but the order.
+        return bias == wanted or bias not in ((kernel[0],), (kernel[1],))
     # Equinox keeps the bias of a convolution as (out, 1, 1).
     same = [size for size in bias if size != 1] == [size for size in wanted if size != 1]
     return same or bias == (math.prod(wanted),)

@@ -126,6 +126,7 @@ def test_slices_of_merged_axes():
     assert sliced(merged, 0, 12) == merged
     assert sliced(merged, 4, 8) == (Factor((0,), 2, part=True), Factor((1,), 4))
     assert sliced(merged, 2, 8) == (Factor((0, 1), 8, part=True),)
+    assert sliced(merged, 4, 4) == (Factor((0,), 1, picked="batch"), Factor((1,), 4))
     assert sliced(merged, None, 8) == (Factor((0, 1), 8, part=True),)
     assert sliced(merged, None, 1, "lookup") == (
         Factor((0,), 1, picked="lookup"),
@@ -137,7 +138,14 @@ def test_blocks_of_a_sharded_dimension():
     merged = (Factor((0,), 6), Factor((1,), 4))
     assert resized(merged, 8) == (Factor((0,), 2), Factor((1,), 4))
     assert resized(resized(merged, 8), 24) == merged
-    assert resized((Factor((0,), 3),), 1) == (Factor((0,), 1, picked="batch"),)
+    alone = (Factor((0,), 3),)
+    assert resized(alone, 1) == (Factor((0,), 1, picked="block"),)
+    assert resized(resized(alone, 1), 3) == alone
+    assert resized((Factor((0,), 1, picked="batch"),), 3) == (Factor((0,), 3, part=True),)
+    assert resized((Factor((0,), 4), Factor((), 2)), 2) == (
+        Factor((0,), 1, picked="block"),
+        Factor((), 2),
+    )
     assert resized((), 4) == (Factor((), 4),)
 
 

@@ -329,16 +329,59 @@ DEPTHWISE = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS | DEPTHWISE)
+# Of which other areas than "tensor" are not those of the computation.
+BY_FILTER = {
+    "a group of repeated heads": (
+        lambda w, x: jnp.stack(
+            [jnp.einsum("d,dhk->hk", x, part) for part in jnp.split(jnp.repeat(w, 2, 1), 2, 1)]
+        ),
+        (4, 2, 3),
+        "f4",
+        KernelAxes(-3, -1, 1),
+    ),
+    "experts side by side": (
+        lambda w, x: jnp.stack(
+            [x[e] @ w.reshape(6, 4)[3 * e : 3 * e + 3].reshape(1, 3, 4)[0] for e in range(2)]
+        ),
+        (2, 3, 4),
+        "f2 f3",
+        STACKED,
+    ),
+    "tiled": (lambda w, x: x @ jnp.tile(w, (1, 2)), (4, 3), "f4", FLAX),
+    "a kernel with one output for each head": (
+        lambda w, x: jnp.einsum("hk,hk->h", x, w),
+        (2, 4),
+        "f2 f4",
+        KernelAxes(-1, -2),
+    ),
+    "depthwise by multiply-and-sum": (
+        lambda w, x: jnp.einsum(
+            "tkc,kc->tc", jnp.stack([jnp.roll(x, -k, 0) for k in range(2)], 1), w
+        ),
+        (2, 3),
+        "p4 f3",
+        FLAX,
+    ),
+    "one output at a time": (
+        lambda w, x: jnp.stack([x @ w[:, j] for j in range(3)]),
+        (4, 3),
+        "f4",
+        FLAX,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS | DEPTHWISE | BY_FILTER)
 def test_axes_are_those_that_inputs_and_outputs_show(name):
-    function, shape, inputs, expected = (LAYERS | DEPTHWISE)[name]
+    function, shape, inputs, expected = (LAYERS | DEPTHWISE | BY_FILTER)[name]
     x = array(*(int(axis[1:]) for axis in inputs.split()))
     axes = wcgc.trace_axes(function, array(*shape), x)
     assert axes == expected
     connected = connections(function, shape, inputs)
     assert as_sets(connected.any(axis=0)) == slices(axes, shape, "tensor")
-    assert as_sets(connected) == slices(axes, shape, "instance")
-    if name not in DEPTHWISE:
+    if name not in BY_FILTER:
+        assert as_sets(connected) == slices(axes, shape, "instance")
+    if name in LAYERS:
         assert as_sets(connected.any(axis=1)) == slices(axes, shape, "channel")
 
 
@@ -423,6 +466,20 @@ def test_weight_normalization(rng):
     moving = gradients(lambda params: function(params, x), params, count=6)
     # The gradient leaves out what is along the filter itself, so that no two filters share a span.
     assert fan_in(moving["v"], reads=2) == ({0}, {1})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w, x: (x @ w) / jnp.linalg.norm(w, axis=0),
+        lambda w, x: jnp.tanh(x @ w * jnp.abs(w).max(0)) @ jnp.ones((3, 2)),
+        lambda w, x: (x @ w).sum() + (w**2).sum(),
+        lambda w, x: x @ w / jnp.sqrt((w**2).sum()),
+    ],
+    ids=["cosine", "largest", "penalty", "whole norm"],
+)
+def test_a_factor_for_each_output_and_a_penalty_change_no_axes(function):
+    assert wcgc.trace_axes(function, array(4, 3), array(2, 4)) == FLAX
 
 
 def test_the_channel_area_of_a_depthwise_kernel_is_the_kernel():
@@ -515,6 +572,52 @@ def test_products_of_parameters_whose_order_is_not_known_are_left_alone():
     assert all("multiplied with constants or other parameters" in reason(v) for v in axes.values())
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("bias", [(2, 5), (1, 5)])
+def test_a_bias_does_not_tell_how_queries_that_are_parameters_are_read(count, bias):
+    """As in Flax's and Keras's attention with learned queries."""
+
+    def attend(params, x):
+        query = jnp.einsum("nd,dhk->nhk", params["latent"], params["query"]) + params["bias"]
+        key = jnp.einsum("td,dhk->thk", x, params["key"])
+        return jnp.einsum("nhk,thk->hnt", query, key)
+
+    params = {"latent": array(count, 8), "query": array(8, 2, 5), "key": array(8, 2, 5)}
+    axes = wcgc.trace_axes(attend, {**params, "bias": array(*bias)}, array(7, 8))
+    assert axes.pop("key") == KernelAxes(-3, (-2, -1))
+    assert reason(axes.pop("bias")) == "it is only added to a product of parameters"
+    for left in axes.values():
+        assert "multiplied with constants or other parameters" in reason(left)
+
+
+def sharded(function, count, w, x, places):
+    """A function of blocks on so many devices, summed over them or put together."""
+    mesh = jax.sharding.AbstractMesh((count,), ("h",), axis_types=(jax.sharding.AxisType.Auto,))
+    blocks = jax.shard_map(function, mesh=mesh, in_specs=places[:2], out_specs=places[2])
+    return wcgc.trace_axes(blocks, w, x)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_number_of_devices_does_not_matter(count):
+    """Where it is that of heads, too."""
+
+    def out(w, x):
+        return lax.psum(jnp.einsum("thk,hkd->td", x, w), "h")
+
+    axes = sharded(out, count, array(4, 3, 5), array(7, 4, 3), (P("h"), P(None, "h"), P()))
+    assert slices(axes, (4, 3, 5), "tensor") == slices(
+        KernelAxes((-3, -2), -1), (4, 3, 5), "tensor"
+    )
+
+    def grouped(w, x):
+        project = lambda w, x: jnp.einsum("td,dhk->thk", x, w)  # noqa: E731
+        mesh = jax.sharding.AbstractMesh((count,), ("h",), axis_types=(jax.sharding.AxisType.Auto,))
+        specs = {"in_specs": (P(None, "h"), P()), "out_specs": P(None, "h")}
+        return jax.shard_map(project, mesh=mesh, **specs)(jnp.repeat(w, 2, 1), x)
+
+    assert wcgc.trace_axes(grouped, array(5, 4, 3), array(7, 5)) == KernelAxes(-3, (-2, -1))
+
+
 def test_products_of_parameters_that_may_be_read_either_way_are_left_alone():
     def seeds(params, x):
         return jnp.einsum("nk,btk->btn", params["seeds"] @ params["w"], x)
@@ -543,6 +646,16 @@ def shifted(w, x):
     return jnp.pad(x[:, None] * w, 1)
 
 
+def sampled(w, x):
+    """A loop that feeds back what it has sampled."""
+
+    def step(token, _):
+        logits = token @ w
+        return jax.nn.one_hot(logits.argmax(-1), 4), logits
+
+    return lax.scan(step, jax.nn.one_hot(x[:, 0].astype(jnp.int32), 4), None, 3)[1]
+
+
 def called_back_with_inputs(w, x):
     return jax.pure_callback(lambda w, x: x, array(2, 4), w, x)
 
@@ -567,8 +680,31 @@ ALONE = {
         lambda w, x: w[x[0].astype(jnp.int32)],
         lambda w, x: jax.nn.one_hot(x[0].astype(jnp.int32), 4) @ w,
         lambda w, x: jnp.take(w, x[0].astype(jnp.int32), axis=0) @ x[0],
+        lambda w, x: jnp.eye(4)[x[0].astype(jnp.int32)] @ w,
+        lambda w, x: jnp.where(x[0].astype(int)[:, None] == jnp.arange(4), 1.0, 0.0) @ w,
+        lambda w, x: jnp.where(x[0][:, None] > 0, jax.nn.one_hot(x[0].astype(int), 4), 0) @ w,
+        lambda w, x: jnp.zeros((2, 4)).at[jnp.arange(2), x[:, 0].astype(jnp.int32)].set(1.0) @ w,
+        sampled,
     ],
-    "tied embeddings": [lambda w, x: jnp.tanh(w[x[0].astype(jnp.int32)]) @ w.T],
+    "inputs pick some places of it": [
+        lambda w, x: jnp.einsum(
+            "te,ti,eio->to", jax.nn.one_hot(x[:, 0].astype(int), 2), x[:, :2], w.reshape(2, 2, 4)
+        )
+    ],
+    "tied embeddings": [
+        lambda w, x: jnp.tanh(w[x[0].astype(jnp.int32)]) @ w.T,
+        # As where the row of the padding is set to zero first.
+        lambda w, x: jnp.tanh(w.at[0].set(0.0)[x[0].astype(jnp.int32)]) @ w.T,
+        lambda w, x: jnp.cumsum(w, 1)[x[0].astype(jnp.int32)] @ w.T,
+    ],
+    "a kernel in one place, and in another it goes through": [
+        lambda w, x: (x + jnp.tanh(w)[0]) @ w.T,
+        lambda w, x: (x * jax.nn.sigmoid(w)[0]) @ w,
+        lambda w, x: (x * jnp.linalg.norm(w, axis=1)) @ w,
+        lambda w, x: (x + jnp.sort(w)[0]) @ w,
+        lambda w, x: (x**2).sum(-1, keepdims=True) - 2 * x @ w.T + (w**2).sum(-1),  # distances
+        lambda w, x: jnp.maximum(x @ w, jnp.abs(w).max(0)),
+    ],
     "only concatenated with inputs": [lambda w, x: jnp.concatenate([w, x])],
     "only put in place of some inputs": [lambda w, x: jnp.where(x > 0, x, w[:2])],
     "only an operand of max": [lambda w, x: jnp.maximum(x[:, None], w)],
@@ -623,8 +759,13 @@ ALONE = {
         lambda w, x: x @ w[np.array([2, 0, 1, 3])],
         lambda w, x: x[:, :2] @ w[:2] + x[:, 2:] @ w[2:],
         lambda w, x: x[:, :3] @ w[:3],
+        lambda w, x: x[:, :3] @ lax.pad(w, 0.0, [(-1, 0, 0), (0, 0, 0)]),
+        lambda w, x: x @ lax.pad(w, 0.0, [(1, -1, 0), (0, 0, 0)]),
     ],
     "its axis 0 is partly": [lambda w, x: jnp.einsum("bi,eio->beo", x[:, :2], w.reshape(2, 2, 4))],
+    "it is only multiplied elementwise": [
+        lambda w, x: (lambda t: jnp.einsum("bid,bjd->bij", t, t))(x[:, :, None] * w)
+    ],
     "no output axis": [lambda w, x: jnp.einsum("ij,ij->", w, x.T @ x)],
     "convolved with a kernel that depends on the inputs": [
         lambda w, x: convolve(x.reshape(2, 4, 1), w, ("NWC", "WIO", "NWC"))
@@ -866,6 +1007,12 @@ def test_what_is_not_callable_is_rejected(function):
         TypeError, match=f"function must be callable, got {type(function).__name__}"
     ):
         wcgc.trace_axes(function, array(4, 3), array(2, 4))
+
+
+def test_params_without_arrays_are_rejected():
+    with pytest.raises(TypeError, match="no array, but a leaf of type object"):
+        wcgc.trace_axes(lambda model, x: x, object(), array(2))
+    assert wcgc.trace_axes(lambda params, x: x, {}, array(2)) == {}
 
 
 def test_without_inputs_there_is_nothing_to_meet():

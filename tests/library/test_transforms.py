@@ -102,10 +102,11 @@ class TestCentralizeGradients:
     @pytest.mark.parametrize("area", AREAS)
     def test_centralizes_the_updates_whatever_the_params(self, area, rng):
         grads = {"kernel": jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)}
-        tx = wcgc.centralize_gradients(area, axes=EQUINOX)
+        axes = {"kernel": EQUINOX}
+        tx = wcgc.centralize_gradients(area, axes=axes)
         without_params, _ = tx.update(grads, tx.init(grads))
         with_params, _ = tx.update(grads, tx.init(grads), grads)
-        assert_trees_close(without_params, wcgc.centralize(grads, area, axes=EQUINOX), atol=0)
+        assert_trees_close(without_params, wcgc.centralize(grads, area, axes=axes), atol=0)
         assert_trees_close(with_params, without_params, atol=0)
 
 
@@ -188,11 +189,12 @@ class TestOnParams:
 @pytest.mark.usefixtures("standard_promotion")
 class TestCentralized:
     def test_is_the_chain(self, params, grads):
-        ours = wcgc.centralized(optax.adam(0.1), "channel", "global", axes=EQUINOX)
+        axes = {"kernel": EQUINOX, "bias": None}
+        ours = wcgc.centralized(optax.adam(0.1), "channel", "global", axes=axes)
         chain = optax.chain(
-            wcgc.centralize_gradients("channel", axes=EQUINOX),
+            wcgc.centralize_gradients("channel", axes=axes),
             optax.adam(0.1),
-            wcgc.centralize_params("global", axes=EQUINOX),
+            wcgc.centralize_params("global", axes=axes),
         )
         assert_trees_close(run(ours, params, grads)[0], run(chain, params, grads)[0], atol=0)
 

@@ -300,6 +300,62 @@ class TestNames:
         assert rows[0].reason == "named 'embedding'"
         assert rows[1].slice_axes == (0,)
 
+    @pytest.mark.parametrize("layer", ["embed_tokens", "wte", "word_embeddings", "Embed_0"])
+    def test_of_layers_tell_what_a_weight_is(self, layer):
+        shapes = {"weight": (7, 3), "kernel": (3, 4)}
+        params = {layer: {name: jnp.eye(*shape) for name, shape in shapes.items()}}
+        rows = {row.path: row for row in wcgc.explain(params).rows}
+        assert rows[f"{layer}/weight"].reason == f"weight of {layer!r}"
+        assert rows[f"{layer}/kernel"].slice_axes == (0,)
+
+    @pytest.mark.parametrize(
+        "params",
+        [
+            {"patch_embed": {"weight": jnp.ones((4, 3, 2, 2))}},  # a convolution
+            {"member": {"weight": jnp.ones((4, 3))}},
+            {"weight": jnp.ones((4, 3))},
+            {"embed": [jnp.ones((4, 3))]},
+        ],
+    )
+    def test_of_layers_that_tell_nothing(self, params):
+        assert wcgc.explain(params).rows[0].slice_axes is not None
+
+    @pytest.mark.parametrize(
+        ("layer", "name", "framework"),
+        [
+            ("conv2d_transpose", "kernel", "Haiku and Keras"),
+            ("conv1d_transpose_3", "kernel", "Haiku and Keras"),
+            ("net/~/conv2_d_transpose_1", "w", "Haiku and Keras"),
+            ("depthwise_conv2d", "kernel", "Keras"),
+            ("depthwise_conv1d_2", "kernel", "Keras"),
+            ("separable_conv2d", "depthwise_kernel", "Keras"),
+        ],
+    )
+    def test_of_layers_with_another_layout(self, layer, name, framework):
+        """Where input and output have one length, no bias tells."""
+        params = {layer: {name: jnp.ones((3, 3, 4, 4)), "bias": jnp.ones(4)}}
+        row = wcgc.explain(params).rows[1]
+        assert row.slice_axes is None
+        assert f" of {framework} are (..., " in row.reason
+        other = wcgc.explain(params, axes=KernelAxes(-1, -2)).rows[1]
+        assert other.slice_axes == (0, 1, 3)
+        with pytest.warns(UserWarning, match=rf"leaves '{layer}/{name}' .* are \(\.\.\., "):
+            wcgc.centralize_gradients().init({**params, "head": {"kernel": jnp.eye(4)}})
+
+    @pytest.mark.parametrize("layer", ["ConvTranspose_0", "depthwise_conv2_d", "transpose"])
+    def test_of_layers_with_this_layout(self, layer):
+        params = {layer: {"kernel": jnp.ones((3, 3, 4, 4)), "bias": jnp.ones(4)}}
+        assert wcgc.explain(params).rows[1].slice_axes == (0, 1, 2)
+
+    def test_with_dots_are_paths(self):
+        shapes = {"conv.weight": (8, 4, 3, 3), "conv.bias": (8,), "norm.bias": (2, 2)}
+        rows = wcgc.explain({name: jnp.ones(shape) for name, shape in shapes.items()}).rows
+        assert {row.path: row.reason for row in rows} == {
+            "conv.bias": "fewer than two axes",
+            "conv.weight": "its bias (8,) fits other axes",
+            "norm.bias": "named 'bias'",
+        }
+
     def test_are_in_the_documentation(self):
         for name in NO_KERNELS:
             assert f"`{name}`" in wcgc.centralize.__doc__
@@ -352,7 +408,11 @@ class TestBiases:
             ((4, 2, 3, 3), (4, 1, 1), EQUINOX, True),
             ((5, 4, 2, 3, 3), (5, 4, 1, 1), EQUINOX, False),
             ((4, 6), (2, 6), FLAX, True),  # the two biases of Keras's GRU
-            ((4, 6), (4,), FLAX, True),  # The layout is there to tell the order of two axes.
+            ((4, 6), (4,), FLAX, False),  # (out, in)
+            ((4, 6), (4,), EQUINOX, True),
+            ((4, 6), (6,), EQUINOX, False),
+            ((4, 6), (5,), FLAX, True),  # a bias of something else
+            ((4, 4), (4,), FLAX, True),
         ],
     )
     def test_shows_that_the_axes_are_others(self, kernel, bias, axes, taken):
@@ -364,3 +424,51 @@ class TestBiases:
     def test_of_several_kernels_shows_nothing(self):
         params = {"k1": jnp.ones((3, 5, 4)), "k2": jnp.ones((3, 4, 2)), "bias": jnp.ones((2,))}
         assert wcgc.explain(params).rows[1].slice_axes == (0, 1)
+
+
+class TestGuesses:
+    """A kernel whose shape fits several layouts is taken, and `init` says so."""
+
+    @pytest.mark.parametrize(
+        ("kernel", "axes"),
+        [
+            ((8, 2, 4), FLAX),  # attention's query (in, heads, features), or a convolution's
+            ((3, 5, 4), FLAX),  # three experts, or a window of three
+            ((3, 3, 6, 1), FLAX),  # depthwise, or one output
+            ((4, 3, 8, 5), FLAX),  # two axes of stacks, or a window of 4 x 3
+            ((5, 4, 3), EQUINOX),
+        ],
+    )
+    def test_are_told(self, kernel, axes, rng):
+        params = {"layer": {"kernel": jnp.float32(rng.normal(size=kernel))}}
+        with pytest.warns(
+            UserWarning, match=r"'layer/kernel' of shape .* wcgc\.by_path"
+        ) as records:
+            wcgc.centralize_gradients(axes=axes).init(params)
+        (record,) = records
+        slice_axes = wcgc.explain(params, axes=axes).rows[0].slice_axes
+        assert f"averaged over the axes {slice_axes}." in str(record.message)
+
+    @pytest.mark.parametrize(
+        ("shapes", "axes"),
+        [
+            ({"kernel": (3, 5, 4), "bias": (4,)}, FLAX),
+            ({"kernel": (3, 3, 5, 4)}, FLAX),
+            ({"kernel": (1, 7, 5, 4)}, FLAX),
+            ({"kernel": (2, 2, 5, 4)}, FLAX),
+            ({"kernel": (1, 5, 4)}, FLAX),
+            ({"kernel": (5, 4)}, FLAX),
+            ({"kernel": (3, 3, 1, 6)}, FLAX),  # Flax's depthwise
+            ({"kernel": (5, 6, 4)}, KernelAxes(batch_axis=0)),
+            ({"kernel": (5, 6, 4)}, wcgc.by_path(("kernel", FLAX))),
+            ({"kernel": (5, 6, 4)}, {"kernel": FLAX}),
+        ],
+    )
+    def test_are_not_told_where_there_is_little_to_mistake(self, shapes, axes, rng):
+        params = {name: jnp.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+        wcgc.centralize_gradients(axes=axes).init(params)
+
+    def test_are_none_for_one_array_and_for_layers_of_equinox(self, rng):
+        wcgc.centralize_gradients().init(jnp.float32(rng.normal(size=(3, 5, 4))))
+        conv = eqx.nn.Conv1d(3, 4, 5, use_bias=False, key=jax.random.key(0))
+        wcgc.centralize_gradients(axes=EQUINOX).init(eqx.filter(conv, eqx.is_array))
