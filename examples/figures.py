@@ -26,7 +26,7 @@ from typing import Any
 
 import tyro
 
-from examples.engine import exits, results
+from examples.engine import exits, intervals, results
 from examples.paper import summary
 from examples.paper.experiments import file_of
 from examples.study import report
@@ -164,9 +164,15 @@ def percent(share: float) -> str:
 
 
 def of_records(path: Path) -> Entry:
-    """What the paper's runs reached, in percent, by method; of the longest training."""
+    """What the paper's runs reached, in percent, by method; of the longest training.
+
+    The corrected intervals of the gains hold together (Bonferroni).
+    """
     records = results.read(path)
     section, *_ = summary.summarize(3, records)
+    told = [line for line in section.lines if len(line.gains) > 1]  # those with an interval
+    confidence = 1 - (1 - intervals.CONFIDENCE) / max(1, len(told))
+    corrected = {line.row: intervals.student(line.gains, confidence) for line in section.lines}
     values = {
         line.row.method: {
             "ours": line.mean,
@@ -175,6 +181,8 @@ def of_records(path: Path) -> Entry:
             "gain": line.gain,
             "low": line.gain - line.margin,
             "high": line.gain + line.margin,
+            "corrected_low": line.gain - corrected[line.row].margin,
+            "corrected_high": line.gain + corrected[line.row].margin,
             "paper": line.row.paper,
             "paper_gain": line.paper_gain,
         }

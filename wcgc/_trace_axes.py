@@ -23,7 +23,8 @@ def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwarg
     where it meets the inputs, which are the arrays among the other arguments. What a contraction
     there sums over is *in*, what it keeps is *out*, what it carries along is *batch*; the window of
     a convolution is *spatial*. An axis that a loop runs through, or of which single places are
-    picked by a constant or a counter, is batch too. No names or types of modules are consulted.
+    picked by a constant or a counter, is batch too. The axis of an ensemble's members, under `vmap`
+    with one input for all, is kept, and so *out*. No names or types of modules are consulted.
 
     Followed are transposes, reshapes, slices, concatenations, casts, sums and products of
     parameters, scales per filter as in weight normalization, loops, branches, calls, and the
@@ -85,10 +86,10 @@ def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwarg
       LeftAlone(reason='it is only multiplied elementwise')
 
       With the libraries for networks: `trace_axes(lambda model, x: model(x), model, x)` for a Flax
-      NNX or an Equinox module, `trace_axes(model.apply, variables, x)` for Flax Linen,
-      `trace_axes(network.apply, params, rng, x)` for Haiku, and for Keras
+      NNX or an Equinox module, `trace_axes(network.apply, params, rng, x)` for Haiku, and for Keras
       `trace_axes(model.stateless_call, trainable, non_trainable, x)` with lists of the values of
-      the variables.
+      the variables. For Flax Linen a function of `variables["params"]` alone; `docs/axes.md` has
+      it.
     """
     if not callable(function):
         raise TypeError(

@@ -42,8 +42,9 @@ def centralize(
     `(eps + 2 * n * eps_acc) * m + 2 * n * tiny`, where `tiny` is the smallest normal number. It is
     not exactly zero, since subtracting rounds; in 16-bit this is what remains visible. A slice
     whose sum leaves the range of the accumulation (n * m above 3e38 in float32) becomes Inf or NaN.
-    What differs from its mean by no more than 8 `eps_acc` times that mean, as the gradient of equal
-    features does by rounding alone, becomes exactly 0: Adam would make full steps of such noise.
+    What differs from its mean by no more than min(n, 8) `eps_acc` times that mean, as the gradient
+    of equal features does by rounding alone, becomes exactly 0: Adam would make full steps of such
+    noise.
 
     .. warning::
       Removing the mean of the kernels of a *pretrained* network changes the function it computes.

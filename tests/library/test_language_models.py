@@ -252,6 +252,18 @@ class TestAnswers:
         np.testing.assert_allclose(self.means(averaged), 0, atol=1e-6)
         assert np.max(np.abs(end["kernel"] - start["kernel"])) > 0.1
 
+    def test_lookahead_with_centralization_inside(self, params):
+        tx = optax.lookahead(wcgc.centralized(optax.sgd(0.05)), sync_period=3, slow_step_size=0.5)
+        start = wcgc.centralize(params)
+        both = optax.LookaheadParams.init_synced(start)
+        state = tx.init(both)
+        for _ in range(5):
+            updates, state = tx.update(jax.grad(self.loss)(both.fast), state, both)
+            both = optax.apply_updates(both, updates)
+        for end in both:
+            np.testing.assert_allclose(self.means(end), 0, atol=1e-6)
+            assert np.max(np.abs(end["kernel"] - start["kernel"])) > 0.1
+
     def test_sharpness_aware_with_centralization_inside(self, params):
         """Every second step, when the weights are not those of the adversary, they are centred."""
         adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.1))
