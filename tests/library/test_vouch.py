@@ -311,10 +311,10 @@ class TestNames:
     @pytest.mark.parametrize(
         "params",
         [
-            {"patch_embed": {"weight": jnp.ones((4, 3, 2, 2))}},  # a convolution
-            {"member": {"weight": jnp.ones((4, 3))}},
-            {"weight": jnp.ones((4, 3))},
-            {"embed": [jnp.ones((4, 3))]},
+            {"patch_embed": {"weight": np.ones((4, 3, 2, 2))}},  # a convolution
+            {"member": {"weight": np.ones((4, 3))}},
+            {"weight": np.ones((4, 3))},
+            {"embed": [np.ones((4, 3))]},
         ],
     )
     def test_of_layers_that_tell_nothing(self, params):
