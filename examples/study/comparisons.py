@@ -205,13 +205,20 @@ def plain_of(runs: Runs) -> Any:
 
 
 def gains_of_controls(runs: Runs) -> dict[str, list[Part]]:
-    """Each control against plain."""
+    """Each control against plain, and some against each other."""
     plain = plain_of(runs)
-    return {
-        CONTROLS[setting.removed, setting.layers, setting.arm]: [(1, setting), (-1, plain)]
+    named = {
+        CONTROLS[setting.removed, setting.layers, setting.arm]: setting
         for setting in runs
         if setting != plain
     }
+    found: dict[str, list[Part]] = {
+        label: [(1, setting), (-1, plain)] for label, setting in named.items()
+    }
+    for label, (a, b) in BETWEEN_CONTROLS.items():
+        if a in named and b in named:
+            found[label] = [(1, named[a]), (-1, named[b])]
+    return found
 
 
 def gains_of_transformer(runs: Runs) -> dict[str, list[Part]]:
@@ -232,6 +239,16 @@ CONTROLS: dict[tuple[str, str, str], str] = {
     ("mean", "first", "WC+GC"): "mean, of the first convolution alone",
     ("mean", "others", "WC+GC"): "mean, of the other two",
     ("input", "all", "plain"): "mean of the inputs' patches instead",
+}
+
+BETWEEN_CONTROLS = {
+    "first eigenvector less mean": ("the first eigenvector of the inputs", "mean (WC+GC)"),
+    "half less the whole mean": ("half of the mean", "mean (WC+GC)"),
+    "inputs' patches less mean": ("mean of the inputs' patches instead", "mean (WC+GC)"),
+    "the other two less the first": (
+        "mean, of the other two",
+        "mean, of the first convolution alone",
+    ),
 }
 
 

@@ -2,10 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
 from examples import figures
+from examples.paper import report as paper_report
+from examples.study import report as study_report
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +200,22 @@ def test_the_papers_figures_are_those_of_its_report(entries):
                 assert of_row[f"corrected_{end}"] == pytest.approx(
                     of_row["gain"] + margin, rel=1e-3
                 )
+
+
+def test_committed_reports_are_those_of_the_records(tmp_path):
+    note = (
+        "93 of CIFAR-10's 60,000 images are JPEG-decoded. In the commands, DIR stands for folders."
+    )
+    for name, folder, write in (
+        ("study", figures.STUDY, study_report.write),
+        ("paper", figures.RECORDS.parent, lambda out: paper_report.write(out, note)),
+    ):
+        out = tmp_path / name
+        out.mkdir()
+        for file in folder.glob("*.jsonl"):
+            shutil.copy(file, out)
+        page, *pictures = write(out)
+        assert page.read_text() == (folder / page.name).read_text()
+        assert {picture.name for picture in pictures} == {
+            file.name for file in folder.glob("*.png")
+        }

@@ -334,6 +334,10 @@ def test_the_report_is_made_from_the_records_alone(tmp_path):
     assert "216 runs, seeds 0 to 5, 216.0 core hours" in text
     assert "| D. Over which area? | 26 | 26.0 |" in text
     assert "| gradient, conv1 | 0.40 | 0.20 |" in text
+    assert "| mean (WC+GC) | +1.00 | +1.00 to +1.00 | +1.00 to +1.00 | 8 | yes |" in text
+    # All controls with WC+GC gain the same; that on the inputs trains plain, and gains nothing.
+    assert "| half less the whole mean | +0.00 | +0.00 to +0.00 |" in text
+    assert "| inputs' patches less mean | -1.00 |" in text
     assert "| WC+GC, all kernels | +0.1000 | +0.1000 to +0.1000 |" in text
     assert "| largest distance from GC, relative | step 1 | step 10 |" in text
     assert "| plain | 1.0e-01 | 1.0e+00 |" in text
