@@ -363,6 +363,7 @@ def test_blocks_without_records_are_left_out(tmp_path):
     text = report.write(tmp_path)[0].read_text()
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Verdicts",
+        "## Runs",
         "## B. How much does each gain, and both together?",
         "## B-shares. How large is the mean, and do the inputs lie along it?",
     ]
