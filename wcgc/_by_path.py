@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 from wcgc._annotations import Axes, LeafAxes
 from wcgc._axes import KernelAxes, LeftAlone
 from wcgc._lookup import AXES, NO_ENTRY, STATIC_ARGS, Chooser, Entry, check_entries, lookup
-from wcgc._messages import listed, written
+from wcgc._messages import TO_MATCH, listed, written
 from wcgc._paths import Key, flatten, is_empty, path_of, shown
 from wcgc._vouch import vouched
 
@@ -93,9 +93,10 @@ class ByPath(Chooser):
         choices |= {key: Entry(self.rules[n][1]) for key, n in firsts.items() if n is not None}
         if firsts and not any(_selects(entry.value) for entry in choices.values()):
             patterns = ", ".join(repr(pattern) for pattern, _ in self.rules)
+            paths = (shown(path_of(key)) for key in firsts)
             raise ValueError(
                 f"by_path({patterns}) selects none of the paths: "
-                f"{listed(dict.fromkeys(shown(path_of(key)) for key in firsts))}. "
+                f"{listed(dict.fromkeys(paths), most=TO_MATCH)}. "
                 "Mend the patterns, or use a mask to leave the whole tree alone."
             )
         return choices

@@ -14,6 +14,9 @@ LONGEST = 200
 MOST = 10
 """How many paths are named before the others are counted."""
 
+TO_MATCH = 40
+"""The same for paths that patterns are to be mended by."""
+
 
 def written(value: Any) -> str:
     """The value if it is short, else its type; of an array with axes, the shape."""
@@ -60,8 +63,8 @@ def quoted(key: Key) -> str:
     return repr(shown(path_of(key)))
 
 
-def listed(paths: Iterable[str], none: str = "nothing") -> str:
+def listed(paths: Iterable[str], none: str = "nothing", most: int = MOST) -> str:
     """The first paths, and how many there are besides."""
     paths = list(paths)
-    more = f" and {len(paths) - MOST} more" if len(paths) > MOST else ""
-    return ", ".join(paths[:MOST]) + more or none
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more or none

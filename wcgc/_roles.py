@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from wcgc._messages import listed, quoted, written
+from wcgc._messages import TO_MATCH, listed, quoted, written
 from wcgc._paths import Key, path_of
 
 Rules = str | Sequence[str]
@@ -53,6 +53,10 @@ def assign(
     return writing, found
 
 
+def _choice(keys: Iterable[Key]) -> str:
+    return listed(map(quoted, keys), most=TO_MATCH)
+
+
 def _pattern(argument: str, rule: object) -> re.Pattern[str]:
     if not isinstance(rule, str):
         raise TypeError(
@@ -74,7 +78,7 @@ def _matching(argument: str, rules: Rules, keys: list[Key]) -> list[Key]:
         pattern = _pattern(argument, rule)
         matched = {key for key in keys if pattern.search(path_of(key))}
         if not matched:
-            raise ValueError(f"{rule!r} in {argument} matches none of {listed(map(quoted, keys))}.")
+            raise ValueError(f"{rule!r} in {argument} matches none of {_choice(keys)}.")
         found |= matched
     return [key for key in keys if key in found]
 
@@ -103,7 +107,7 @@ def _norm(key: Key, held: list[Key], readers: re.Pattern[str], keys: list[Key]) 
     if not reading:
         raise ValueError(
             f"Nothing reads the norm {quoted(key)}: {readers.pattern!r} matches the beginning "
-            f"of none of {listed(map(quoted, keys))}."
+            f"of none of {_choice(keys)}."
         )
     return Norm(key, tuple(held), reading)
 

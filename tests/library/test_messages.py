@@ -86,3 +86,4 @@ def test_many_paths_are_counted():
     assert listed([], "no leaf") == "no leaf"
     assert listed(iter(paths[:-1])) == ", ".join(paths[:-1])
     assert listed(paths) == ", ".join(paths[:-1]) + " and 1 more"
+    assert listed(paths, most=3) == f"p0, p1, p2 and {MOST - 2} more"

@@ -243,9 +243,7 @@ class TestCentralized:
             wcgc.centralized(optax.sgd(0.1), **{argument: "filter"})
 
     def test_parameters_in_place_of_an_optimizer(self):
-        with pytest.raises(
-            TypeError, match=r"optimizer must be .*, got dict\. .* goes to init"
-        ):
+        with pytest.raises(TypeError, match=r"optimizer must be .*, got dict\. .* goes to init"):
             wcgc.centralized({"kernel": np.ones((2, 2))})
 
     @pytest.mark.parametrize(
