@@ -8,6 +8,7 @@ from wcgc._annotations import Axes, Mask
 from wcgc._arrays import widened
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_number, is_number
+from wcgc._messages import where_trees_go, written
 from wcgc._transforms import centralized
 
 
@@ -173,6 +174,6 @@ def _check_learning_rate(learning_rate: optax.ScalarOrSchedule) -> None:
     if not is_number(learning_rate):
         raise TypeError(
             "learning_rate must be a number or a schedule from the step's number to one, got "
-            f"{learning_rate!r}."
+            f"{written(learning_rate)}.{where_trees_go(learning_rate)}"
         )
     check_number("learning_rate", learning_rate, "finite", lambda rate: True)

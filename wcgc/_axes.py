@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
+from wcgc._messages import where_trees_go, written
+
 Shape = tuple[int, ...]
 
 Area = Literal["tensor", "channel", "instance", "global"]
@@ -35,15 +37,22 @@ AREAS: dict[Area, Slice] = {
 """The areas of Table 2."""
 
 
-def check_area(area: object, argument: str = "area") -> None:
-    """Raises a ValueError that names the four areas unless `area` is one of them."""
+def check_area(area: object, argument: str = "area", otherwise: str = "") -> None:
+    """Raises a ValueError that names the four areas unless `area` is one of them.
+
+    Args:
+      area: what was given.
+      argument: what for.
+      otherwise: what else may be given, in words.
+    """
     # What is no text may not be hashable, and an array has no single answer to a comparison.
     if not (isinstance(area, str) and area in AREAS):
-        hint = (
-            "" if isinstance(area, str) else " Axes and masks are keyword arguments: axes=, mask=."
-        )
+        choices = ", ".join(map(repr, AREAS)) + (f", or {otherwise}" if otherwise else "")
+        # A flag asks for what else may be given.
+        is_layout = not isinstance(area, str) and not (otherwise and isinstance(area, bool))
+        hint = " Axes and masks are keyword arguments: axes=, mask=." if is_layout else ""
         raise ValueError(
-            f"{argument} must be one of {', '.join(map(repr, AREAS))}, got {area!r}.{hint}"
+            f"{argument} must be one of {choices}, got {written(area)}.{hint}{where_trees_go(area)}"
         )
 
 
@@ -63,7 +72,7 @@ def _as_tuple(value: Any, name: str) -> tuple[int, ...]:
         return tuple(map(as_axis, value if isinstance(value, Sequence) else (value,)))
     except TypeError:
         raise TypeError(
-            f"{name} must be an integer or a sequence of integers, got {value!r}."
+            f"{name} must be an integer or a sequence of integers, got {written(value)}."
         ) from None
 
 
@@ -93,7 +102,7 @@ class LeftAlone:
     def __post_init__(self):
         """Refuses what would be printed as nothing."""
         if not isinstance(self.reason, str):
-            raise TypeError(f"reason must be a text, got {self.reason!r}.")
+            raise TypeError(f"reason must be a text, got {written(self.reason)}.")
         if not self.reason.strip():
             raise ValueError("reason is empty; say why the parameter is left alone, or give None.")
 
@@ -171,7 +180,7 @@ class KernelAxes:
         try:
             ndim = as_axis(ndim)
         except TypeError:
-            raise TypeError(f"ndim must be an integer, got {ndim!r}.") from None
+            raise TypeError(f"ndim must be an integer, got {written(ndim)}.") from None
         roles = []
         for field in dataclasses.fields(self):
             axes = _several(getattr(self, field.name))
@@ -229,7 +238,7 @@ class KernelAxes:
           Axes that are counted from the front.
 
         Raises:
-          TypeError: an axis is not an integer.
+          TypeError: `numbers` are not Muon's, or an axis is not an integer.
           ValueError: an axis is out of range, or named twice.
 
         Example:
@@ -237,6 +246,11 @@ class KernelAxes:
           >>> wcgc.KernelAxes.from_muon(optax.contrib.MuonDimensionNumbers(-2, -1), ndim=3)
           KernelAxes(in_axis=(1,), out_axis=(2,), batch_axis=(0,))
         """
+        if not isinstance(numbers, MuonDimensionNumbers):
+            raise TypeError(
+                f"numbers must be optax.contrib.MuonDimensionNumbers, got {written(numbers)}. What "
+                "Muon leaves to Adam has no axes: leave it None."
+            )
         named = cls(numbers.reduction_axis, numbers.output_axis)
         in_axes, out_axes, _, others = named.resolve(ndim)
         return cls(in_axes, out_axes, others)

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from wcgc._axes import KernelAxes, LeftAlone, Shape
+from wcgc._messages import written
 from wcgc._paths import TreePath
 
 NOT_SELECTED = "wrt="
@@ -51,7 +52,7 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
 
     Raises:
       ImportError: flax is not installed.
-      TypeError: `model` is not an NNX module.
+      TypeError: `model` is not an NNX module, or `wrt` no filter.
 
     Example:
       >>> import wcgc
@@ -74,6 +75,11 @@ def axes_of(model: Any, *, wrt: Any = None) -> dict[str, Any]:
             "off the computation with trace_axes, or chosen with by_path."
         )
     wanted = nnx.Param if wrt is None else wrt
+    if not _is_filter(wanted):
+        raise TypeError(
+            "wrt must be an NNX filter such as nnx.Param or (nnx.Param, nnx.BatchStat), got "
+            f"{written(wrt)}."
+        )
     selected = dict(nnx.to_flat_state(nnx.state(model, wanted)))
     readings = _read(model, selected, nnx)
     _warn_of_doubts(readings)
@@ -116,6 +122,12 @@ def _warn_of_doubts(readings: dict[TreePath, _Reading]) -> None:
             f"axes{entry} of the result to a wcgc.KernelAxes.",
             stacklevel=3,
         )
+
+
+def _is_filter(wrt: Any) -> bool:
+    if isinstance(wrt, list | tuple):
+        return all(map(_is_filter, wrt))
+    return wrt is None or wrt is ... or isinstance(wrt, str | bool) or callable(wrt)
 
 
 def _name(wrt: Any) -> str:

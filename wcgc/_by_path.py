@@ -12,10 +12,13 @@ from optax.contrib import MuonDimensionNumbers
 from wcgc._annotations import Axes, LeafAxes
 from wcgc._axes import KernelAxes, LeftAlone
 from wcgc._lookup import AXES, NO_ENTRY, STATIC_ARGS, Chooser, Entry, check_entries, lookup
-from wcgc._paths import Key, flatten, is_empty, path_of
+from wcgc._messages import TO_MATCH, listed, written
+from wcgc._paths import Key, flatten, is_empty, path_of, shown
 from wcgc._vouch import vouched
 
 Rule: TypeAlias = tuple[str, LeafAxes]
+
+OTHERWISE = dataclasses.replace(AXES, name="otherwise")
 
 UNMATCHED = Entry(LeftAlone("no rule matches"))
 
@@ -85,14 +88,15 @@ class ByPath(Chooser):
         choices = {key: NO_ENTRY for key, _ in leaves}
         if self.otherwise is not None:
             # They may be a tree for the whole of `tree`.
-            found = vouched(tree, leaves, lookup(AXES, self.otherwise, tree, leaves))
+            found = vouched(tree, leaves, lookup(OTHERWISE, self.otherwise, tree, leaves))
             choices |= {key: found[key] for key, leaf in others.items() if not is_empty(leaf)}
         choices |= {key: Entry(self.rules[n][1]) for key, n in firsts.items() if n is not None}
         if firsts and not any(_selects(entry.value) for entry in choices.values()):
             patterns = ", ".join(repr(pattern) for pattern, _ in self.rules)
+            paths = (shown(path_of(key)) for key in firsts)
             raise ValueError(
                 f"by_path({patterns}) selects none of the paths: "
-                f"{', '.join(dict.fromkeys(map(path_of, firsts)))}. "
+                f"{listed(dict.fromkeys(paths), most=TO_MATCH)}. "
                 "Mend the patterns, or use a mask to leave the whole tree alone."
             )
         return choices
@@ -116,7 +120,7 @@ def by_path(*rules: Rule, otherwise: Axes | None = None) -> ByPath:
     Returns:
       A callable from a tree of parameters to a tree of axes of the same structure. It is a value:
       frozen, hashable, equal to another of the same rules, and printed as it is made. It raises a
-      ValueError that lists the paths there are if none of them is selected.
+      ValueError that lists paths there are if none of them is selected.
 
     Raises:
       TypeError: a rule is not such a pair, or `otherwise` holds something else than axes.
@@ -139,17 +143,17 @@ def by_path(*rules: Rule, otherwise: Axes | None = None) -> ByPath:
         raise ValueError("by_path needs at least one (pattern, KernelAxes or None) rule.")
     for rule in rules:
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
-            raise TypeError(f"A rule is a pair (pattern, KernelAxes or None), got {rule!r}.")
+            raise TypeError(f"A rule is a pair (pattern, KernelAxes or None), got {written(rule)}.")
         pattern, axes = rule
         if not isinstance(axes, AXES.types):
             raise TypeError(
-                f"The rule for {pattern!r} must give a KernelAxes or None, got {axes!r}."
+                f"The rule for {pattern!r} must give a KernelAxes or None, got {written(axes)}."
             )
         try:
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from error
-    check_entries(dataclasses.replace(AXES, name="otherwise"), otherwise)
+    check_entries(OTHERWISE, otherwise)
     return ByPath(rules, otherwise)
 
 

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from wcgc._messages import written
+from wcgc._paths import shown
+
 Scalar = float | jax.Array
 """A number, or an array without axes, concrete or traced."""
 
@@ -25,8 +28,21 @@ def is_number(value: object) -> bool:
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
-def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar], bool]) -> None:
+def check_number(
+    name: str,
+    value: Scalar,
+    wanted: str,
+    holds: Callable[[Scalar], bool],
+    hint: str = "",
+) -> None:
     """Raises an error that says what is wanted if `value` is known and does not hold.
+
+    Args:
+      name: the argument's.
+      value: what was given.
+      wanted: which numbers may be given, in words.
+      holds: whether this one may.
+      hint: what else may be given, as a sentence.
 
     Raises:
       TypeError: `value` is not a number.
@@ -34,8 +50,8 @@ def check_number(name: str, value: Scalar, wanted: str, holds: Callable[[Scalar]
     """
     if not is_number(value):
         raise TypeError(
-            f"{name} must be a number, got {value!r}. For a schedule, wrap the transform in "
-            "optax.inject_hyperparams."
+            f"{name} must be a number, got {written(value)}.{hint} For a schedule, wrap the "
+            "transform in optax.inject_hyperparams."
         )
     if isinstance(value, Tracer):
         return
@@ -49,9 +65,9 @@ def check_eps(eps: Scalar) -> None:
     _check_range("eps", eps)
 
 
-def check_norm(norm: Scalar) -> None:
-    """Rejects what cannot be the norm of a slice."""
-    check_number("norm", norm, "positive", lambda value: bool(value > 0))
+def check_norm(norm: Scalar, hint: str = "") -> None:
+    """Rejects what cannot be the norm of a slice; `hint` says what else may be given."""
+    check_number("norm", norm, "positive", lambda value: bool(value > 0), hint)
     _check_range("norm", norm)
 
 
@@ -60,7 +76,7 @@ def check_norm_is_held(norm: Scalar, dtype: Any, path: str) -> None:
     least = float(jnp.finfo(dtype).tiny)
     if not isinstance(norm, Tracer) and norm < least:
         raise ValueError(
-            f"norm={norm} is below the range of {dtype}, the dtype of {path or '(the array)'!r}, "
+            f"norm={norm} is below the range of {dtype}, the dtype of {shown(path)!r}, "
             f"whose entries would become 0. Give a norm of at least {least:.1e}, or leave the "
             "kernel alone by mask or axes."
         )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from wcgc._arrays import centralized_array, standardized_array, widened
 from wcgc._axes import as_axis
 from wcgc._checks import Scalar, check_eps
+from wcgc._messages import holds_arrays, written
 
 ErrorArea = Literal["global", "sample", "channel", "instance"]
 """One mean per batch, per sample, per channel, or per (sample, channel) pair (Table 2)."""
@@ -142,15 +143,23 @@ def _slice_axes(
     """The axes that one slice spans; empty if slices have one element or there are none."""
     if not (isinstance(area, str) and area in get_args(ErrorArea)):
         choices = ", ".join(map(repr, get_args(ErrorArea)))
-        raise ValueError(f"area must be one of {choices}, got {area!r}.")
+        raise ValueError(f"area must be one of {choices}, got {written(area)}.")
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)):
-        got = f"dtype {x.dtype}" if hasattr(x, "dtype") else repr(x)
-        raise TypeError(f"x must be a floating or complex array to carry an error, got {got}.")
+        got = f"dtype {x.dtype}" if hasattr(x, "dtype") else written(x)
+        is_tree = not hasattr(x, "dtype") and holds_arrays(x)
+        hint = (
+            " It takes the output of one layer; a tree of gradients goes to update of "
+            "wcgc.centralize_gradients()."
+        )
+        raise TypeError(
+            f"x must be a floating or complex array to carry an error, got {got}."
+            f"{hint if is_tree else ''}"
+        )
     for name, axis in ("channel_axis", channel_axis), ("sample_axis", sample_axis):
         try:
             as_axis(axis)
         except TypeError:
-            raise TypeError(f"{name} must be an integer, got {axis!r}.") from None
+            raise TypeError(f"{name} must be an integer, got {written(axis)}.") from None
         if not -x.ndim <= axis < x.ndim:
             raise ValueError(f"{name}={axis} is out of range for activations of shape {x.shape}.")
     channel, sample = channel_axis % x.ndim, sample_axis % x.ndim

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from wcgc._annotations import Axes, Mask
 from wcgc._axes import FLAX, Area, Shape
 from wcgc._by_path import ByPath
-from wcgc._paths import is_empty, path_of
+from wcgc._paths import is_empty, path_of, shown
 from wcgc._repeats import Repeat, collected, once_each
 from wcgc._report import Report, by_paths
 from wcgc._selection import Leaf, select
@@ -227,7 +227,7 @@ def _explained(leaf: Leaf) -> LeafExplanation:
 
 
 def _line(repeat: Repeat, row: LeafExplanation, detail: Detail) -> Row:
-    path = repeat.path or "(the array)"
+    path = shown(repeat.path)
     if repeat.count > 1:
         path += f" x{repeat.count}"
     shape = "" if row.shape is None else str(row.shape)

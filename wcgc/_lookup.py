@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from collections.abc import Collection, Iterator
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -11,7 +10,9 @@ import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
 from wcgc._axes import KernelAxes, LeftAlone
-from wcgc._paths import Key, flatten, is_empty, path_of, shared
+from wcgc._messages import holds_arrays, kind, listed, quoted, written
+from wcgc._mismatch import Given, prefix, prefixes, remedy
+from wcgc._paths import Key, flatten, is_empty, shared
 
 
 class Entry(NamedTuple):
@@ -49,17 +50,31 @@ class Argument:
       name: its name.
       types: the types of an entry.
       wanted: what an entry is, in words.
+      alone: the entry that leaves a leaf alone.
+      instead_of_arrays: what to do where arrays were given.
     """
 
     name: str
     types: tuple[type, ...]
     wanted: str
+    alone: str
+    instead_of_arrays: str
 
 
 AXES = Argument(
-    "axes", (KernelAxes, LeftAlone, NoneType, MuonDimensionNumbers), "a KernelAxes or None"
+    "axes",
+    (KernelAxes, LeftAlone, NoneType, MuonDimensionNumbers),
+    "a KernelAxes or None",
+    alone="None",
+    instead_of_arrays="Read the axes off the model with wcgc.axes_of or wcgc.trace_axes.",
 )
-MASK = Argument("mask", (bool, np.bool_), "a bool")
+MASK = Argument(
+    "mask",
+    (bool, np.bool_),
+    "a bool",
+    alone="False",
+    instead_of_arrays="Make the mask of the parameters with jax.tree.map: True for what to touch.",
+)
 
 STATIC_ARGS = (
     "optax.inject_hyperparams calls what is callable with the number of the step: name it in its "
@@ -89,42 +104,51 @@ def lookup(
       TypeError: an entry has none of the argument's types.
       ValueError: a leaf has no entry, or an entry no leaf.
     """
-    if not isinstance(spec, Chooser) and _is_function(spec):
+    is_made = not isinstance(spec, Chooser) and _is_function(spec)
+    if is_made:
         spec = spec(tree)
     if isinstance(spec, Chooser):
         return spec.entries(tree, leaves)
     entries = _entries(argument, spec)
     cut = {key for key, leaf in leaves if is_empty(leaf)}
-    present = {prefix for key, _ in leaves for prefix in _prefixes(key)}
-    places = {key: _prefix(key, entries) for key, _ in leaves}
+    present = {prefix for key, _ in leaves for prefix in prefixes(key)}
+    places = {key: prefix(key, entries) for key, _ in leaves}
     lacking = [key for key, place in places.items() if place is None and key not in cut]
     if lacking:
         # A pytree of modules that share a variable holds it once for each, their state once.
         same = shared(tree)
         for key in lacking:
-            other = _prefix(key, same)
+            other = prefix(key, same)
             if other is not None:
-                places[key] = _prefix(same[other] + key[len(other) :], entries)
+                places[key] = prefix(same[other] + key[len(other) :], entries)
     for key in lacking:
         if places[key] is None:
+            filled = [key for key, _ in leaves if key not in cut]
+            asking = [key for key, entry in entries.items() if _asks(entry)]
+            given = Given(spec, argument.name, entries, asking, argument.alone, is_made)
             raise ValueError(
                 f"entries of {argument.name} do not match the tree: there is no entry for "
-                f"{path_of(key)!r} among {_paths(entries)}."
+                f"{quoted(key)} among {listed(map(quoted, entries))}. {remedy(given, filled)}"
             )
     for key, entry in entries.items():
         # What a mask has cut away may still be named, a tree without leaves takes any entries, and
         # None asks for nothing, so that axes read off a whole model serve a part of its state.
-        if entry is None or isinstance(entry, LeftAlone) or not leaves:
+        if not (_asks(entry) and leaves):
             continue
-        if key not in present and _prefix(key, cut) is None:
+        if key not in present and prefix(key, cut) is None:
             raise ValueError(
                 f"entries of {argument.name} do not match the tree: there is no leaf "
-                f"{path_of(key)!r} among {_paths(dict(leaves))}."
+                f"{quoted(key)} among {listed(map(quoted, dict(leaves)))}. Correct its path, or "
+                "take it out."
             )
     return {
         key: NO_ENTRY if place is None else Entry(entries[place], len(place) < len(key))
         for key, place in places.items()
     }
+
+
+def _asks(entry: Any) -> bool:
+    return not (entry is None or isinstance(entry, LeftAlone))
 
 
 def _is_function(spec: Any) -> bool:
@@ -148,24 +172,18 @@ def _entries(argument: Argument, spec: Any) -> dict[Key, Any]:
         if isinstance(entry, argument.types):
             entries[key] = entry
         elif not is_empty(entry):
-            where = f" at {path_of(key)!r}" if key else ""
-            hint = f" {STATIC_ARGS}" if isinstance(entry, jax.Array) and not key else ""
+            where = f" at {quoted(key)}" if key else ""
             raise TypeError(
-                f"{argument.name} must hold {argument.wanted} for each leaf, got {entry!r}{where}."
-                f"{hint}"
+                f"{argument.name} must hold {argument.wanted} for each leaf, got {written(entry)}"
+                f"{where}.{_hint(argument, spec, key, entry)}"
             )
     return entries
 
 
-def _prefixes(key: Key) -> Iterator[Key]:
-    """The key itself and all above it, the root last."""
-    return (key[:n] for n in range(len(key), -1, -1))
-
-
-def _prefix(key: Key, keys: Collection[Key]) -> Key | None:
-    """The longest prefix that is one of the keys."""
-    return next((prefix for prefix in _prefixes(key) if prefix in keys), None)
-
-
-def _paths(keys: Collection[Key]) -> str:
-    return ", ".join(repr(path_of(key)) for key in keys) or "nothing"
+def _hint(argument: Argument, spec: Any, key: Key, entry: Any) -> str:
+    """What to do about an entry of another type."""
+    if holds_arrays(entry):
+        inside = f" This {kind(spec)} holds arrays in their place." if key else ""
+        return f"{inside} {argument.instead_of_arrays}"
+    # The number of the step.
+    return f" {STATIC_ARGS}" if isinstance(entry, jax.Array) and not key else ""

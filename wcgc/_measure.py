@@ -14,9 +14,9 @@ from jax.core import Tracer
 from wcgc._annotations import Axes, Mask
 from wcgc._arrays import slice_mean, widened
 from wcgc._axes import FLAX, Area
-from wcgc._paths import path_of
+from wcgc._paths import path_of, shown
 from wcgc._report import Report, by_paths
-from wcgc._selection import select
+from wcgc._selection import as_array, select
 from wcgc._table import Row, Table
 
 
@@ -80,7 +80,7 @@ class Measurement(Report):
             headings=("leaf", "largest |mean|", "norm² removed"),
             right=frozenset({1, 2}),
             rows=tuple(
-                Row((path or "(the array)", _text(leaf.largest_mean), _text(leaf.fraction_removed)))
+                Row((shown(path), _text(leaf.largest_mean), _text(leaf.fraction_removed)))
                 for path, leaf in self.leaves.items()
             ),
             summary=(
@@ -127,7 +127,7 @@ def measure(
       0.0
     """
     sums = by_paths(
-        (path_of(leaf.key), _sums(jnp.asarray(leaf.value), leaf.slice_axes))
+        (path_of(leaf.key), _sums(as_array(leaf.key, leaf.value), leaf.slice_axes))
         for leaf in select(tree, area, axes, mask)[0]
         if leaf.slice_axes is not None
     )

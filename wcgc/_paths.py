@@ -21,6 +21,11 @@ def path_of(key: Key) -> str:
     return "/".join(key)
 
 
+def shown(path: str) -> str:
+    """The path as people read it, also that of a tree which is one array and has none."""
+    return path or "(the array)"
+
+
 def parts_of(key: Key) -> tuple[str, ...]:
     """The parts of the path, where a key such as Haiku's `mlp/~/linear_0` has several.
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from wcgc._annotations import Axes
 from wcgc._arrays import centralized_array, widened
 from wcgc._axes import FLAX, KernelAxes, Shape
-from wcgc._paths import Key, flatten, path_of
-from wcgc._roles import Norm, Rules, assign, listed
-from wcgc._selection import select
+from wcgc._messages import listed, quoted
+from wcgc._paths import Key, flatten, path_of, shown
+from wcgc._roles import Norm, Rules, assign
+from wcgc._selection import as_array, select
 
 SCALES = ("scale", "weight", "gamma")
 BIASES = ("bias", "offset", "beta", "b")
@@ -114,7 +115,7 @@ def layer_norm_to_rms_norm(
     """
     chosen, treedef = select(params, "global", axes)
     leaves = {
-        leaf.key: _Leaf(path_of(leaf.key), jnp.asarray(leaf.value), leaf.kernel_axes)
+        leaf.key: _Leaf(shown(path_of(leaf.key)), as_array(leaf.key, leaf.value), leaf.kernel_axes)
         for leaf in chosen
         if hasattr(leaf.value, "shape") and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
     }
@@ -170,19 +171,23 @@ def _folded(norm: Norm, leaves: Leaves, width: int) -> dict[Key, jax.Array]:
         biases = [key for key in keys if key[-1] in BIASES]
         if len(kernels) != 1:
             raise ValueError(
-                f"{path_of(module)!r}, which reads {path_of(norm.key)!r}, must hold one kernel, "
-                f"but its rule matches {listed(kernels)}."
+                f"{quoted(module)}, which reads {quoted(norm.key)}, must hold one kernel, "
+                f"but its rule matches {_listed(kernels)}."
             )
         rows = _rows(leaves[kernels[0]], width)
         for shift in shifts:
             if len(biases) != 1:
                 raise ValueError(
-                    f"{path_of(shift)!r} must go into one bias of {path_of(module)!r}, but the "
-                    f"rule for what reads it matches {listed(biases)}. Give {listed(kernels)} a "
+                    f"{quoted(shift)} must go into one bias of {quoted(module)}, but the "
+                    f"rule for what reads it matches {_listed(biases)}. Give {_listed(kernels)} a "
                     "bias of zeros if it has none."
                 )
             new[biases[0]] = _shifted(leaves[biases[0]], leaves[shift], rows)
     return new
+
+
+def _listed(keys: Iterable[Key]) -> str:
+    return listed(map(quoted, keys), none="no leaf")
 
 
 def _rows(kernel: _Leaf, width: int) -> jax.Array:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from wcgc._messages import TO_MATCH, listed, quoted, written
 from wcgc._paths import Key, path_of
 
 Rules = str | Sequence[str]
@@ -38,26 +39,29 @@ def assign(
       ValueError: a rule matches nothing or is no regular expression, or a leaf has not one role.
     """
     keys = list(keys)
-    written = _matching("writers", writers, keys)
+    if not keys:
+        raise ValueError("params hold no floating array; give the parameters of the network.")
+    writing = _matching("writers", writers, keys)
     found = _norms(norms, keys)
     roles = {
-        "writers": set(written),
+        "writers": set(writing),
         "norms": {key for norm in found for key in norm.leaves},
         "others": set(_matching("others", others, keys)),
     }
-    roles |= {f"readers of {path_of(norm.key)!r}": set(norm.readers) for norm in found}
+    roles |= {f"readers of {quoted(norm.key)}": set(norm.readers) for norm in found}
     _check(keys, roles)
-    return written, found
+    return writing, found
 
 
-def listed(keys: Iterable[Key]) -> str:
-    """The paths, for messages."""
-    return ", ".join(repr(path_of(key)) for key in keys) or "no leaf"
+def _choice(keys: Iterable[Key]) -> str:
+    return listed(map(quoted, keys), most=TO_MATCH)
 
 
 def _pattern(argument: str, rule: object) -> re.Pattern[str]:
     if not isinstance(rule, str):
-        raise TypeError(f"{argument} must hold regular expressions as strings, got {rule!r}.")
+        raise TypeError(
+            f"{argument} must hold regular expressions as strings, got {written(rule)}."
+        )
     try:
         return re.compile(rule)
     except re.error as error:
@@ -65,12 +69,16 @@ def _pattern(argument: str, rule: object) -> re.Pattern[str]:
 
 
 def _matching(argument: str, rules: Rules, keys: list[Key]) -> list[Key]:
+    if not isinstance(rules, Iterable):
+        raise TypeError(
+            f"{argument} must be a regular expression or a sequence of them, got {written(rules)}."
+        )
     found: set[Key] = set()
     for rule in (rules,) if isinstance(rules, str) else rules:
         pattern = _pattern(argument, rule)
         matched = {key for key in keys if pattern.search(path_of(key))}
         if not matched:
-            raise ValueError(f"{rule!r} in {argument} matches none of {listed(keys)}.")
+            raise ValueError(f"{rule!r} in {argument} matches none of {_choice(keys)}.")
         found |= matched
     return [key for key in keys if key in found]
 
@@ -79,7 +87,7 @@ def _norms(rules: Mapping[str, str], keys: list[Key]) -> list[Norm]:
     if not isinstance(rules, Mapping):
         raise TypeError(
             "norms must be a dictionary from a rule for norms to one for what reads them, got "
-            f"{rules!r}."
+            f"{written(rules)}."
         )
     modules: dict[Key, list[Key]] = {}
     readers: dict[Key, re.Pattern[str]] = {}
@@ -98,8 +106,8 @@ def _norm(key: Key, held: list[Key], readers: re.Pattern[str], keys: list[Key]) 
     reading = tuple(leaf for leaf in keys if readers.match(path_of(leaf)))
     if not reading:
         raise ValueError(
-            f"Nothing reads the norm {path_of(key)!r}: {readers.pattern!r} matches the beginning "
-            f"of none of {listed(keys)}."
+            f"Nothing reads the norm {quoted(key)}: {readers.pattern!r} matches the beginning "
+            f"of none of {_choice(keys)}."
         )
     return Norm(key, tuple(held), reading)
 
@@ -127,15 +135,15 @@ def _check(keys: list[Key], roles: Mapping[str, set[Key]]) -> None:
             continue
         if held[0] == "writers" and held[1].startswith("readers"):
             raise ValueError(
-                f"{path_of(key)!r} writes to the stream and is among the {held[1]}, as a tied "
+                f"{quoted(key)} writes to the stream and is among the {held[1]}, as a tied "
                 "output embedding: centring it would change what it reads. Untie it first: give "
                 "the head a kernel of its own, the transposed embedding."
             )
-        raise ValueError(f"{path_of(key)!r} is among {' and '.join(held)}; make it one of them.")
+        raise ValueError(f"{quoted(key)} is among {' and '.join(held)}; make it one of them.")
     missing = [key for key in keys if not any(key in members for members in roles.values())]
     if missing:
         raise ValueError(
-            f"No rule says what {listed(missing)} does. Name it in writers if it adds to the "
-            "residual stream, as embeddings of positions do; in norms if it is a LayerNorm or "
-            "reads one; or in others."
+            f"No rule says what {listed(map(quoted, missing))} does. Name it in writers if it "
+            "adds to the residual stream, as embeddings of positions do; in norms if it is a "
+            "LayerNorm or reads one; or in others."
         )

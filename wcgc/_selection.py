@@ -4,13 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from optax.contrib import MuonDimensionNumbers
 
 from wcgc._annotations import Axes, Mask
 from wcgc._axes import FLAX, Area, KernelAxes, LeftAlone, batch_count, check_area, slice_axes_of
 from wcgc._lookup import AXES, MASK, NO_ENTRY, Entry, check_entries, lookup
-from wcgc._paths import Key, flatten, is_empty, path_of
+from wcgc._messages import listed, quoted
+from wcgc._paths import Key, flatten, is_empty
 from wcgc._vouch import vouched
 
 
@@ -99,12 +101,12 @@ def match(leaves: list[Leaf], other: Any, names: tuple[str, str]) -> list[Any]:
         if missing:
             raise ValueError(
                 f"{names[0]} and {names[1]} must be trees of the same structure, but {name} lack "
-                f"{', '.join(repr(path_of(key)) for key in missing)}."
+                f"{listed(map(quoted, missing))}."
             )
     for leaf in leaves:
         if leaf.slice_axes is not None and is_empty(found[leaf.key]):
             raise ValueError(
-                f"{path_of(leaf.key)!r} is an array in {names[0]} but {found[leaf.key]} in "
+                f"{quoted(leaf.key)} is an array in {names[0]} but {found[leaf.key]} in "
                 f"{names[1]}. Give both, or make both None."
             )
     check_shapes(leaves, found, names)
@@ -129,9 +131,23 @@ def check_shapes(leaves: list[Leaf], found: dict[Key, Any], names: tuple[str, st
                 "them, such as optax.contrib.differentially_private_aggregate."
             )
         raise ValueError(
-            f"{path_of(leaf.key)!r} has shape {tuple(ours)} in {names[0]} but {tuple(theirs)} in "
+            f"{quoted(leaf.key)} has shape {tuple(ours)} in {names[0]} but {tuple(theirs)} in "
             f"{names[1]}.{hint}"
         )
+
+
+def as_array(key: Key, value: Any) -> jax.Array:
+    """The value of the leaf `key` as an array of JAX.
+
+    Raises:
+      TypeError: it has a shape but no values.
+    """
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"{quoted(key)} is a ShapeDtypeStruct, which has a shape but no values. Give arrays, "
+            "or let jax.eval_shape make the call, for shapes alone. wcgc.explain takes shapes."
+        )
+    return jnp.asarray(value)
 
 
 def _decide(key: Key, leaf: Any, area: Area, entry: Entry, masked_in: bool) -> Leaf:
@@ -161,7 +177,7 @@ def _decide(key: Key, leaf: Any, area: Area, entry: Entry, masked_in: bool) -> L
         slice_axes = slice_axes_of(area, axes, len(leaf.shape))
     except ValueError as error:
         raise ValueError(
-            f"{error}: leaf {path_of(key)!r} has shape {leaf.shape}. Give this leaf its own axes "
+            f"{error}: leaf {quoted(key)} has shape {leaf.shape}. Give this leaf its own axes "
             "with by_path or a tree, or None to leave it alone."
         ) from None
     if math.prod(leaf.shape) == 0:

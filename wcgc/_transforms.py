@@ -10,6 +10,7 @@ from wcgc._annotations import Axes, Mask
 from wcgc._arrays import centralized_array, normalized_array, slice_norm, standardized_array
 from wcgc._axes import FLAX, Area, check_area
 from wcgc._checks import Scalar, check_eps, check_norm, check_strength
+from wcgc._messages import where_trees_go, written
 from wcgc._trees import DEFAULT_EPS, check_norm_of_leaves
 from wcgc._updates import of_gradients, of_params, whatever_was
 
@@ -222,9 +223,9 @@ def normalize_params(
     """
     if isinstance(norm, str):
         if norm != "keep":
-            raise ValueError(f'norm must be a positive number or "keep", got {norm!r}.')
+            raise ValueError(f'norm must be a positive number or "keep", got {written(norm)}.')
         return of_params("normalize_params", _with_kept_norms, area, axes, mask, erases=False)
-    check_norm(norm)
+    check_norm(norm, ' "keep" is for the norm that each slice has.')
     return of_params(
         "normalize_params",
         whatever_was(functools.partial(normalized_array, norm=norm)),
@@ -281,14 +282,14 @@ def centralized(
     if not _is_transform(optimizer):
         raise TypeError(
             f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got "
-            f"{optimizer!r}."
+            f"{written(optimizer)}.{where_trees_go(optimizer)}"
         )
     links = [optimizer]
     if gradients is not None:
-        check_area(gradients, "gradients")
+        check_area(gradients, "gradients", "None for no GC")
         links.insert(0, centralize_gradients(gradients, axes=axes, mask=mask))
     if params is not None:
-        check_area(params, "params")
+        check_area(params, "params", "None for no WC")
         warns = gradients is None  # GC has warned already.
         links.append(
             of_params(

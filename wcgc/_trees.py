@@ -4,8 +4,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from wcgc._annotations import Axes, Mask
 from wcgc._arrays import (
     Project,
@@ -17,7 +15,7 @@ from wcgc._arrays import (
 from wcgc._axes import FLAX, Area
 from wcgc._checks import Scalar, check_eps, check_norm, check_norm_is_held, check_strength
 from wcgc._paths import path_of
-from wcgc._selection import Leaf, select
+from wcgc._selection import Leaf, as_array, select
 
 DEFAULT_EPS = 1e-10
 
@@ -205,7 +203,7 @@ def map_leaves(project: Project, leaves: list[Leaf], treedef: Any) -> Any:
         if leaf.slice_axes is None:
             return leaf.value
         # JAX may not have the dtype of a NumPy leaf: float64 is float32 unless x64 is enabled.
-        kernel = jnp.asarray(leaf.value)
+        kernel = as_array(leaf.key, leaf.value)
         return project(widened(kernel), leaf.slice_axes).astype(kernel.dtype)
 
     return treedef.unflatten(map(map_leaf, leaves))

@@ -11,7 +11,7 @@ from wcgc._arrays import Project, widened
 from wcgc._axes import Area
 from wcgc._init_checks import warn_of_doubtful_choices
 from wcgc._paths import flatten
-from wcgc._selection import Leaf, check_selection, check_shapes, match, select
+from wcgc._selection import Leaf, as_array, check_selection, check_shapes, match, select
 from wcgc._trees import map_leaves
 
 StepTo = Callable[[jax.Array, tuple[int, ...], jax.Array], jax.Array]
@@ -63,7 +63,7 @@ def of_params(
     def step_leaf(leaf, param):
         if leaf.slice_axes is None:
             return leaf.value
-        param, update = jnp.asarray(param), jnp.asarray(leaf.value)
+        param, update = as_array(leaf.key, param), as_array(leaf.key, leaf.value)
         wide_param, wide_update = widened(param), widened(update)
         dtype = jnp.promote_types(wide_param.dtype, wide_update.dtype)
         wide_param = wide_param.astype(dtype)

@@ -214,13 +214,21 @@ class TestInTermsOfOptax:
 
 class TestErrors:
     @pytest.mark.parametrize("make", [wcgc.algorithm_2, wcgc.algorithm_3])
-    @pytest.mark.parametrize("rate", [None, "0.1", [0.1], np.ones(2)], ids=repr)
+    @pytest.mark.parametrize("rate", [None, "0.1", [0.1], False], ids=repr)
     def test_learning_rate(self, make, rate):
         message = (
             f"learning_rate must be a number or a schedule from .*, got {re.escape(repr(rate))}"
         )
         with pytest.raises(TypeError, match=message):
             make(rate)
+
+    @pytest.mark.parametrize("make", [wcgc.algorithm_2, wcgc.algorithm_3])
+    @pytest.mark.parametrize(
+        ("tree", "got"), [({"kernel": np.ones((2, 2))}, "dict"), (np.ones(2), r"array of shape")]
+    )
+    def test_parameters_in_place_of_a_learning_rate(self, make, tree, got):
+        with pytest.raises(TypeError, match=rf"got {got}.* goes to init and update of transf"):
+            make(tree)
 
     @pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5, float("nan")])
     def test_momentum(self, momentum):

@@ -2,6 +2,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import wcgc
@@ -172,6 +173,46 @@ def test_what_is_no_area_is_told_how_axes_are_given(function, area):
     )
     with pytest.raises(ValueError, match=message):
         function(area)
+
+
+@pytest.mark.parametrize(
+    "tree", [{"kernel": np.full((2, 2), 7.5)}, [np.full((2, 2), 7.5)]], ids=["dict", "list"]
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        wcgc.centralize_gradients,
+        wcgc.centralize_params,
+        lambda area: wcgc.centralize("tensor", area),
+        lambda area: wcgc.centralized(optax.sgd(0.1), area),
+        lambda area: wcgc.centralized(optax.sgd(0.1), params=area),
+    ],
+    ids=["centralize_gradients", "centralize_params", "centralize", "gradients=", "params="],
+)
+def test_a_tree_in_place_of_an_area_is_told_where_to_go(function, tree):
+    message = rf"got {type(tree).__name__}\. .* it goes to init and update of transforms such as"
+    with pytest.raises(ValueError, match=message) as raised:
+        function(tree)
+    assert "7.5" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "what"), [("gradients", "GC"), ("params", "WC")], ids=["gradients", "params"]
+)
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_flag_in_place_of_an_area_is_told_what_switches_off(argument, what, flag):
+    message = rf"{argument} must be one of 'ten.* 'global', or None for no {what}, got {flag}\.$"
+    with pytest.raises(ValueError, match=message):
+        wcgc.centralized(optax.sgd(0.1), **{argument: flag})
+
+
+def test_arrays_in_place_of_axes_are_not_printed():
+    with pytest.raises(TypeError, match=r"in_axis must be an integer .*got array of shape \(9,\)"):
+        KernelAxes(np.ones(9))
+    with pytest.raises(TypeError, match=r"ndim must be an integer, got array of shape \(9,\)"):
+        FLAX.resolve(np.ones(9))
+    with pytest.raises(TypeError, match=r"reason must be a text, got array of shape \(9,\)"):
+        LeftAlone(np.ones(9))
 
 
 class TestWithoutInputAxes:

@@ -591,6 +591,22 @@ def test_what_is_not_an_nnx_module_is_rejected(model):
         wcgc.axes_of(model)
 
 
+@pytest.mark.parametrize(
+    ("wrt", "got"), [(3, "3"), ([nnx.Param, 3], r"\[<class .*, 3\]"), ({"a": np.ones(2)}, "dict")]
+)
+def test_what_is_no_filter_is_rejected(wrt, got):
+    message = rf"wrt must be an NNX filter such as nnx\.Param or .*, got {got}\.$"
+    with pytest.raises(TypeError, match=message):
+        wcgc.axes_of(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), wrt=wrt)
+
+
+@pytest.mark.parametrize(
+    "wrt", [nnx.Param, "tag", True, ..., (nnx.Param, nnx.BatchStat), nnx.Not(nnx.BatchStat)]
+)
+def test_what_nnx_takes_for_a_filter_is_not(wrt):
+    wcgc.axes_of(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), wrt=wrt)
+
+
 def test_without_flax_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax", None)
     with pytest.raises(ImportError, match=r"pip install flax.*by_path"):

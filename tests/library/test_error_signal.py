@@ -245,6 +245,13 @@ class TestErrors:
         with pytest.raises(TypeError, match=message):
             function(x, "channel")
 
+    def test_a_tree(self, function):
+        message = r"x must be .*, got dict\. It takes .* one layer; .* wcgc\.centralize_gradients"
+        with pytest.raises(TypeError, match=message):
+            function({"kernel": np.ones((2, 2))}, "channel")
+        with pytest.raises(ValueError, match=r"area must be one of .*, got dict\.$"):
+            function(np.ones((2, 2)), {"kernel": np.ones((2, 2))})
+
     def test_negative_eps(self):
         with pytest.raises(ValueError, match=r"eps must be at least 0, got -1\.0"):
             wcgc.standardize_error(ERROR, "channel", eps=-1.0)

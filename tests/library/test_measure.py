@@ -186,6 +186,7 @@ def test_no_temporary_of_a_kernels_size_is_made():
     ("tree", "arguments", "error", "message"),
     [
         ({"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((2, 2))}}, {}, ValueError, "'a/b'"),
+        (jax.ShapeDtypeStruct((2, 2), float), {}, TypeError, r"'\(the array\)' is a ShapeDtypeSt"),
         (jnp.ones((2, 2)), {"area": "layer"}, ValueError, "'layer'"),
         (jnp.ones((2, 2)), {"axes": None}, TypeError, "got None"),
         (jnp.ones((2, 2)), {"axes": wcgc.KernelAxes(2)}, ValueError, "in_axis=2"),

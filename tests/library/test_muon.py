@@ -1,5 +1,7 @@
 """One tree of axes for centralization and for `optax.contrib.muon`, in both directions."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,15 @@ def test_trees_of_muon_serve_as_axes(rng):
         assert rows[1].roles == ("batch", "in", "out")
     centred = wcgc.centralize(params, axes=numbers)
     np.testing.assert_allclose(np.mean(centred["layers"], axis=1), 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("numbers", [None, FLAX, (-2, -1)], ids=repr)
+def test_what_are_no_dimension_numbers(numbers):
+    message = (
+        f"numbers must be optax.contrib.MuonDimensionNumbers, got {numbers!r}. What Muon leaves"
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        KernelAxes.from_muon(numbers, 2)
 
 
 def test_what_is_left_alone_is_for_adam():

@@ -104,6 +104,21 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"selects none .*: conv/kernel, head/0\."):
             tx.init(tree)
 
+    def test_many_paths_are_counted(self):
+        tree = {f"layer{n:02}": KERNEL for n in range(50)}
+        with pytest.raises(ValueError, match=r"paths: layer00, .*, layer39 and 10 more\. Mend"):
+            wcgc.centralize(tree, axes=by_path(("weight", FLAX)))
+
+    def test_one_array_has_a_name(self):
+        with pytest.raises(ValueError, match=r"selects none of the paths: \(the array\)\. Mend"):
+            wcgc.centralize(KERNEL, axes=by_path(("weight", FLAX)))
+
+    def test_parameters_are_not_printed(self):
+        with pytest.raises(TypeError, match=r"KernelAxes or None\), got dict\.$"):
+            by_path({"kernel": KERNEL})
+        with pytest.raises(TypeError, match=r"or None, got array of shape \(\d, \d\)\.$"):
+            by_path(("kernel", np.asarray(KERNEL)))
+
     def test_no_rules(self):
         with pytest.raises(ValueError, match=r"^by_path needs at least one \(pattern, Ker"):
             by_path()

@@ -481,6 +481,19 @@ class TestRefusals:
             norms={"(.*)/norm": "up/"},
         )
 
+    @pytest.mark.parametrize("params", [{}, {"count": 1}, {"count": np.ones(3, int)}], ids=repr)
+    def test_no_parameters(self, params):
+        with pytest.raises(ValueError, match="params hold no floating array; give the parameters"):
+            wcgc.layer_norm_to_rms_norm(params, SMALL_WRITERS, SMALL_NORMS)
+
+    def test_shapes_without_values(self):
+        shapes = jax.eval_shape(small_params)
+        with pytest.raises(TypeError, match=r"'block/down/bias' is a ShapeDtypeStruct.*eval_shape"):
+            wcgc.layer_norm_to_rms_norm(shapes, SMALL_WRITERS, SMALL_NORMS)
+        jax.eval_shape(
+            lambda params: wcgc.layer_norm_to_rms_norm(params, SMALL_WRITERS, SMALL_NORMS), shapes
+        )
+
     def test_no_writers(self):
         self.check(ValueError, "writers must name what adds", writers=(), others=("embed", "down"))
 
@@ -493,6 +506,11 @@ class TestRefusals:
             ({"writers": (3,)}, TypeError, r"writers must hold regular expressions .*got 3"),
             ({"norms": {"norm": None}}, TypeError, r"norms must hold .*got None"),
             ({"norms": "norm"}, TypeError, r"norms must be a dictionary .*got 'norm'"),
+            ({"norms": [np.ones(2)]}, TypeError, r"norms must be a dictionary .*got list\.$"),
+            ({"writers": None}, TypeError, r"writers must be a regular .* of them, got None\.$"),
+            ({"writers": 3}, TypeError, r"writers must be a regular .* sequence .*, got 3\.$"),
+            ({"others": 3}, TypeError, r"others must be a regular expression .*, got 3\.$"),
+            ({"others": [np.ones(2)]}, TypeError, r"others must hold .*got array of shape"),
         ],
     )
     def test_rules_that_are_none(self, rules, error, message):

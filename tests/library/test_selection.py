@@ -127,8 +127,26 @@ class TestCallablesThatArePytrees:
 
     def test_a_model_of_arrays_is_no_axes(self):
         layer = eqx.nn.Linear(2, 2, key=jax.random.key(0))
-        with pytest.raises(TypeError, match=r"axes must hold a KernelAxes .* got Array"):
+        message = (
+            r"axes must hold a KernelAxes .* got Array of shape \(2, 2\) at 'weight'\. This Linear "
+            r"holds arrays in their place\. Read the axes off the model with wcgc\.axes_of or wcgc"
+        )
+        with pytest.raises(TypeError, match=message):
             wcgc.centralize(layer, axes=layer)
+        with pytest.raises(TypeError, match=r"otherwise must hold .*This Linear holds arrays"):
+            wcgc.by_path(("weight", None), otherwise=layer)
+
+    def test_parameters_are_no_mask(self):
+        message = (
+            r"mask must hold a bool for each leaf, got array of shape \(2, 2\) at 'dec/0'\. This "
+            r"dict holds arrays in their place\. Make the mask .* with jax\.tree\.map: True for"
+        )
+        with pytest.raises(TypeError, match=message):
+            wcgc.centralize(tree(), mask=tree())
+
+    def test_one_array_is_no_axes(self):
+        with pytest.raises(TypeError, match=r"got array of shape \(2, 2\)\. Read the axes off"):
+            wcgc.centralize(KERNEL, axes=KERNEL)
 
 
 class TestMask:
@@ -240,6 +258,10 @@ class TestErrors:
         ):
             wcgc.centralize(params, axes=axes)
 
+    def test_axes_that_one_array_lacks(self):
+        with pytest.raises(ValueError, match=r"leaf '\(the array\)' has shape \(2, 2\)"):
+            wcgc.centralize(KERNEL, axes=KernelAxes(5))
+
     @pytest.mark.parametrize(
         ("axes", "message"),
         [
@@ -320,6 +342,19 @@ class TestMatch:
     def test_leaves_missing_among_the_first(self):
         with pytest.raises(ValueError, match=r"updates and params .* updates lack 'b'"):
             self.matched({"a": KERNEL}, {"a": KERNEL, "b": KERNEL})
+
+    def test_one_array_has_a_name(self):
+        with pytest.raises(ValueError, match=r"params lack '\(the array\)'"):
+            self.matched(KERNEL, {"kernel": KERNEL})
+        with pytest.raises(ValueError, match=r"'\(the array\)' is an array in updates but None in"):
+            self.matched(KERNEL, None)
+        with pytest.raises(ValueError, match=r"'\(the array\)' has shape \(2, 2\) in updates but"):
+            self.matched(KERNEL, np.ones((3, 2)))
+
+    def test_many_missing_leaves_are_counted(self):
+        updates = {f"layer{n:02}": KERNEL for n in range(20)}
+        with pytest.raises(ValueError, match=r"lack 'layer00', .* 'layer09' and 10 more\.$"):
+            self.matched(updates, {})
 
     def test_takes_time_in_proportion_to_the_leaves(self):
         def seconds(count):

@@ -82,6 +82,20 @@ class TestArguments:
         with pytest.raises(ValueError, match="norm must be a positive number or \"keep\", got '1'"):
             wcgc.normalize_params(norm="1")
 
+    def test_no_norm(self):
+        message = 'norm must be a number, got None. "keep" is for the norm that each slice has. For'
+        with pytest.raises(TypeError, match=re.escape(message)):
+            wcgc.normalize_params(norm=None)
+        with pytest.raises(TypeError, match=r"norm must be a number, got None\. For a schedule"):
+            wcgc.normalize(jnp.eye(2), norm=None)
+
+    def test_shapes_without_values(self, on_params):
+        make, _ = on_params
+        shape, array = jax.ShapeDtypeStruct((2, 2), jnp.float32), jnp.eye(2)
+        for updates, params in ((shape, shape), (shape, array), (array, shape)):
+            with pytest.raises(TypeError, match=r"'kernel' is a ShapeDtypeStruct.*jax\.eval_shape"):
+                make().update({"kernel": updates}, optax.EmptyState(), {"kernel": params})
+
     def test_an_eps_that_vanishes(self):
         with pytest.raises(ValueError, match=r"eps=1e-50 is out of the range of float32.*1\.2e-38"):
             wcgc.standardize_params(eps=1e-50)
@@ -229,6 +243,10 @@ class TestCentralized:
         message = rf"{argument} must be one of 'tensor', .*, got 'filter'"
         with pytest.raises(ValueError, match=message):
             wcgc.centralized(optax.sgd(0.1), **{argument: "filter"})
+
+    def test_parameters_in_place_of_an_optimizer(self):
+        with pytest.raises(TypeError, match=r"optimizer must be .*, got dict\. .* goes to init"):
+            wcgc.centralized({"kernel": np.ones((2, 2))})
 
     @pytest.mark.parametrize(
         "optimizer", [optax.adam, 1e-3, None, "adam", (), optax.MultiSteps, optax.sgd(0.1).update]

@@ -352,6 +352,15 @@ class TestTransformations:
 class TestErrors:
     kernel = np.ones((2, 2), np.float32)
 
+    def test_shapes_without_values(self, project):
+        shapes = {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+        message = r"'kernel' is a ShapeDtypeStruct, .* no values\. .* let jax\.eval_shape make the"
+        with pytest.raises(TypeError, match=message):
+            project(shapes)
+        with pytest.raises(TypeError, match=r"'\(the array\)' is a ShapeDtypeStruct"):
+            project(shapes["kernel"])
+        assert jax.eval_shape(project, shapes) == shapes
+
     def test_unknown_area(self, project):
         areas = ", ".join(map(repr, AREAS))
         with pytest.raises(ValueError, match=rf"area must be one of {areas}, got 'kernel'"):
@@ -394,3 +403,7 @@ class TestErrors:
             wcgc.standardize(self.kernel, eps=number)
         with pytest.raises(TypeError, match=r"norm must be a number, got "):
             wcgc.normalize(self.kernel, norm=number)
+
+    def test_a_tree_in_place_of_a_number_is_not_printed(self):
+        with pytest.raises(TypeError, match=r"eps must be a number, got dict\. For a schedule"):
+            wcgc.standardize(self.kernel, eps={"kernel": self.kernel})

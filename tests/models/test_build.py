@@ -98,6 +98,9 @@ def test_running_averages_go_back_as_far_as_dlib_s(letter, window):
         ("a", 10, {"batch_norm": False, "norm": "batch"}, ValueError, "contradicts"),
         ("a", 10, {"after_layer": 3}, TypeError, "after_layer must be a function"),
         ("a", 10, {"dtype": jnp.int8}, ValueError, "dtype must be a floating type"),
+        ("a", 10, {"dtype": "foo"}, TypeError, "as jax.numpy.bfloat16, or None, got 'foo'."),
+        ("a", 10, {"dtype": 3}, TypeError, "dtype must be a floating type such as"),
+        ("a", jnp.ones(2), {}, TypeError, "integer, got Array of shape (2,)."),
     ],
 )
 def test_choices_that_there_are_not_are_refused(letter, classes, choices, error, says):
@@ -108,6 +111,8 @@ def test_choices_that_there_are_not_are_refused(letter, classes, choices, error,
 def test_a_seed_in_place_of_rngs_is_refused():
     with pytest.raises(TypeError, match=r"such as nnx.Rngs\(0\), got 0"):
         wcgc.models.build("a", 10, rngs=0)
+    with pytest.raises(TypeError, match=r"got Array of shape \(9,\)\.$"):
+        wcgc.models.build("a", 10, rngs=jnp.ones(9))
 
 
 @pytest.mark.parametrize(

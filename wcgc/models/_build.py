@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 
 import wcgc
+from wcgc._messages import written
 from wcgc.models._layers import Dtype, Hook, Norm
 from wcgc.models._resnet import ResNet34, Stem
 from wcgc.models._small import SmallNet
@@ -68,7 +69,9 @@ def build(
       assumed: the figure does not tell them.
     """
     if letter not in LETTERS:
-        raise ValueError(f"letter must be one of {', '.join(map(repr, LETTERS))}, got {letter!r}.")
+        raise ValueError(
+            f"letter must be one of {', '.join(map(repr, LETTERS))}, got {written(letter)}."
+        )
     if stem is not None and letter != "b":
         raise ValueError(
             f"stem={stem!r} is a choice of network 'b' only; leave it out for {letter!r}."
@@ -120,13 +123,13 @@ def rules(fully: bool = False) -> Callable[[Any], Any]:
 
 def _positive(classes: int) -> int:
     if isinstance(classes, bool):
-        raise TypeError(f"classes must be an integer, got {classes!r}.")
+        raise TypeError(f"classes must be an integer, got {written(classes)}.")
     try:
         count = operator.index(classes)
     except TypeError:
-        raise TypeError(f"classes must be an integer, got {classes!r}.") from None
+        raise TypeError(f"classes must be an integer, got {written(classes)}.") from None
     if count < 1:
-        raise ValueError(f"classes must be at least 1, got {classes!r}.")
+        raise ValueError(f"classes must be at least 1, got {written(classes)}.")
     return count
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wcgc._messages import written
 from wcgc.models._conv_transpose import conv_transpose
 
 Norm = Literal["batch", "layer", "instance"]
@@ -171,20 +172,20 @@ class Layers:
     def __post_init__(self):
         if self.norm is not None and self.norm not in NORMS:
             raise ValueError(
-                f"norm must be one of {', '.join(map(repr, NORMS))} or None, got {self.norm!r}."
+                f"norm must be one of {', '.join(map(repr, NORMS))} or None, "
+                f"got {written(self.norm)}."
             )
         if self.after_layer is not None and not callable(self.after_layer):
             raise TypeError(
                 "after_layer must be a function from an array to an array, or None, "
-                f"got {self.after_layer!r}."
+                f"got {written(self.after_layer)}."
             )
         if not isinstance(self.rngs, nnx.Rngs):
-            raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {self.rngs!r}.")
-        if self.dtype is not None and not jnp.issubdtype(self.dtype, jnp.floating):
-            raise ValueError(
-                f"dtype must be a floating type such as jax.numpy.bfloat16, or None, "
-                f"got {self.dtype!r}."
+            raise TypeError(
+                f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {written(self.rngs)}."
             )
+        if self.dtype is not None:
+            _check_dtype(self.dtype)
 
     @property
     def _hook(self) -> Hook:
@@ -228,6 +229,18 @@ def check_images(images: jax.Array, sides: str, fits: Callable[[int, int], bool]
             f"images must be floating and normalized, got {images.dtype}. Convert them first, "
             "for example (images - mean) / 256."
         )
+
+
+def _check_dtype(dtype: Dtype) -> None:
+    wanted = (
+        f"dtype must be a floating type such as jax.numpy.bfloat16, or None, got {written(dtype)}."
+    )
+    try:
+        is_floating = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        raise TypeError(wanted) from None
+    if not is_floating:
+        raise ValueError(wanted)
 
 
 def _identity(x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import jax
 from flax import nnx
 
+from wcgc._messages import written
 from wcgc.models._blocks import DownBlock, residual_stage
 from wcgc.models._layers import Dtype, Hook, Layers, Norm, check_images
 from wcgc.models._pooling import max_pool
@@ -69,7 +70,9 @@ class ResNet34(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if stem not in STEMS:
-            raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, got {stem!r}.")
+            raise ValueError(
+                f"stem must be one of {', '.join(map(repr, STEMS))}, got {written(stem)}."
+            )
         layers = Layers(norm, after_layer, rngs, dtype, WINDOW)
         self.stem: Stem = stem
         if stem == "cifar":
