@@ -12,7 +12,8 @@ from jax.core import Tracer
 
 from wcgc._axes import LeftAlone
 from wcgc._axes_of import NOT_SELECTED
-from wcgc._paths import is_empty, parts_of, path_of
+from wcgc._messages import quoted
+from wcgc._paths import is_empty, parts_of
 from wcgc._selection import Leaf
 from wcgc._vouch import OF_EQUINOX
 
@@ -173,7 +174,7 @@ def _named(leaves: Sequence[Leaf]) -> str:
 
 
 def _text(leaf: Leaf) -> str:
-    return f"{path_of(leaf.key) or '(the array)'!r} of shape {tuple(leaf.value.shape)}"
+    return f"{quoted(leaf.key)} of shape {tuple(leaf.value.shape)}"
 
 
 def _warn(message: str) -> None:

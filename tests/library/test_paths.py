@@ -1,3 +1,4 @@
+import collections
 import re
 
 import equinox as eqx
@@ -140,6 +141,13 @@ class TestErrors:
     def test_what_is_no_regular_expression(self):
         with pytest.raises(ValueError, match=r"'conv\(' is not a regular expression: .*position 4"):
             by_path(("conv(", FLAX))
+
+
+def test_two_leaves_of_one_path_are_rejected():
+    """JAX tells 1 from "1", paths do not: the axes of one would be those of both."""
+    tree = collections.OrderedDict([(1, KERNEL), ("1", KERNEL.T)])
+    with pytest.raises(ValueError, match="Two leaves of a tree have the path '1'"):
+        wcgc.centralize(tree)
 
 
 class TestContainers:
