@@ -193,10 +193,10 @@ def areas(out: Path) -> Section:
     compared = [line for line in lines_of_table if line.row != line.baseline]
     found = [Comparison(line.row.method, line.gains, len(compared)) for line in compared]
     baseline = next(line for line in lines_of_table if line.row == line.baseline)
-    lines = [f"The baseline reaches {baseline.mean:.2f} % (paper: {baseline.row.paper:.2f} %)."]
     paper = {line.row.method: line.paper_gain for line in compared}
     rows = ([*cells(one), f"{paper[one.label]:+.2f}"] for one in found)
-    lines += ["", *table([*HEADINGS, "paper's gain"], rows)]
+    lines = [*table([*HEADINGS, "paper's gain"], rows), ""]
+    lines += [f"The baseline reaches {baseline.mean:.2f} % (paper: {baseline.row.paper:.2f} %)."]
     how = sections[0].how
     setting = f"network (c), CIFAR-10, {how.epochs} epochs, the paper's rate"
     records = [record for line in lines_of_table for record in line.records]
