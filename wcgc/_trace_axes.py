@@ -68,7 +68,8 @@ def trace_axes(function: Callable[..., Any], params: Any, /, *args: Any, **kwarg
       Give inputs as arguments. An array that is not an argument counts as a constant. Give the
       function that computes the outputs or the loss, not its gradient: a gradient uses each kernel
       transposed as well. Where inputs and parameters make a kernel together, as in a hypernetwork,
-      the axes are those of the product that makes it.
+      the axes are those of the product that makes it. An einsum of more than two operands is a
+      chain of products whose order depends on the lengths of the axes, and so may what is found.
 
     Example:
       A layer of one's own, of which only shapes are needed:
