@@ -20,10 +20,11 @@ def dot_general(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> list[Valu
     if lhs.zero or rhs.zero:
         return [Value(shape, (False,) * len(shape), zero=True)]
     if not (lhs.views or rhs.views):
-        inputs = lhs.inputs or rhs.inputs
-        # What is only scaled picks all the same.
-        one_hot = inputs and not contracting[0] and (lhs.one_hot or rhs.one_hot)
-        return [dataclasses.replace(opaque(shape, inputs), one_hot=one_hot)]
+        result = opaque(shape, lhs.inputs or rhs.inputs)
+        if result.inputs and not contracting[0]:
+            # What is only scaled is one-hot all the same.
+            result = dataclasses.replace(result, hot=_hot(sides, batch))
+        return [result]
     if not (lhs.inputs or rhs.inputs):
         return [_product(sides, contracting, batch, shape, id(eqn))]
     of_both = lhs.views.keys() & rhs.views.keys() if lhs.inputs and rhs.inputs else set()
@@ -35,21 +36,32 @@ def dot_general(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> list[Valu
             continue
         if not other.inputs:
             record.meet(value, MULTIPLIED)
-        elif other.one_hot and not value.inputs:
-            if sum(other.varies[its] for its in contracting[1 - i]) > 1:
-                record.refuse(value, _PICKED)
-                continue
+            continue
+        summed = [its for its in contracting[1 - i] if other.varies[its]]
+        picked = [] if value.inputs else [its for its in summed if its in other.hot]
+        if picked and picked == summed:
             return [_looked_up(sides, i, contracting, batch, shape)]
-        else:
-            roles = ["out"] * len(value.shape)
-            for role, constant, pairs in (
-                ("in", "spatial", contracting),
-                ("batch", "out", batch),
-            ):
-                for mine, its in zip(pairs[i], pairs[1 - i], strict=True):
-                    roles[mine] = role if other.varies[its] else constant
-            record.contract(value, roles)
+        roles = ["out"] * len(value.shape)
+        for role, constant, pairs in (("in", "spatial", contracting), ("batch", "out", batch)):
+            for mine, its in zip(pairs[i], pairs[1 - i], strict=True):
+                roles[mine] = role if other.varies[its] else constant
+                if role == "in" and its in picked:
+                    roles[mine] = "batch"
+        record.contract(value, roles)
     return [opaque(shape, True)]
+
+
+def _hot(sides: Any, batch: Pair) -> frozenset[int]:
+    """The dimensions of a product without a sum along which one of its sides is one-hot."""
+    places = [[(0, mine), (1, its)] for mine, its in zip(*batch, strict=True)] + [
+        [(side, d)]
+        for side in (0, 1)
+        for d in range(len(sides[side].shape))
+        if d not in batch[side]
+    ]
+    return frozenset(
+        d for d, place in enumerate(places) if any(at in sides[side].hot for side, at in place)
+    )
 
 
 def _product(sides: Any, contracting: Pair, batch: Pair, shape: Shape, bond: int) -> Value:
@@ -138,7 +150,6 @@ def conv_general_dilated(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> 
     return [result]
 
 
-_PICKED = "inputs pick some places of it, along which of its axes cannot be told"
 _FILTERED = "it is convolved with constants or other parameters before it meets the inputs"
 
 

@@ -23,7 +23,7 @@ def _varies(values: list[Value]) -> tuple[bool, ...]:
 
 def linear(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """A linear function of one operand, such as a negation."""
-    return [dataclasses.replace(value, one_hot=False)]
+    return [value]
 
 
 def convert(record: Recorder, eqn: Any, value: Value) -> list[Value]:
@@ -39,7 +39,7 @@ def add(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     shape, spread = _spread(eqn, values)
     rest = [value for value in spread if not value.zero]
     if len(rest) == 1:
-        return [dataclasses.replace(rest[0], one_hot=False, pieces=None)]
+        return [dataclasses.replace(rest[0], pieces=None)]
     if any(value.inputs for value in rest):
         for value in rest:
             record.meet(value, "added")
@@ -70,9 +70,14 @@ def mul(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
             if number in views:
                 scaled = _of_both(views[number], scaled, eqn.primitive.name)
             views[number] = scaled
-    # A scaled one-hot vector picks all the same.
-    one_hot = inputs and not views and (a.one_hot or b.one_hot)
-    return [Value(shape, _varies([a, b]), inputs=inputs, views=views, one_hot=one_hot)]
+    return [
+        Value(shape, _varies([a, b]), inputs=inputs, views=views, hot=_hot_factors(inputs, a, b))
+    ]
+
+
+def _hot_factors(inputs: bool, *factors: Value) -> frozenset[int]:
+    """Along which dimensions a product is one-hot; a constant table of such counts for itself."""
+    return frozenset().union(*(f.hot for f in factors if f.inputs == inputs and not f.views))
 
 
 def _of_both(a: View, b: View, name: str) -> View:
@@ -98,7 +103,8 @@ def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Valu
     if which.inputs or any(case.inputs for case in cases):
         for value in (which, *spread):
             record.meet(value, "put in place of some inputs")
-        return [dataclasses.replace(opaque(shape, True), one_hot=_picks(which, cases))]
+        hot = _selected(broadcast(which, shape), spread)
+        return [dataclasses.replace(opaque(shape, True), hot=hot)]
     along = broadcast(which, shape)
     views: dict[int, View] = {}
     for case in spread:
@@ -115,12 +121,18 @@ def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Valu
     ]
 
 
-def _picks(which: Value, cases: tuple[Value, ...]) -> bool:
-    """Whether what is selected is one-hot: a constant where `which` is, or one-hot in all cases."""
-    rest = [case for case in cases if not case.zero]
-    if which.one_hot and cases[0].zero:
-        return not any(case.inputs or case.views or any(case.varies) for case in rest)
-    return bool(rest) and all(case.one_hot for case in rest)
+def _selected(which: Value, cases: list[Value]) -> frozenset[int]:
+    """Along which dimensions a choice is one-hot: as all cases are, or as `which` is itself."""
+    rest = [case.hot for case in cases if not case.zero]
+    shared = frozenset.intersection(*rest) if rest else frozenset()
+    return shared | which.hot if cases[0].zero else shared
+
+
+def both(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
+    """`lax.bitwise_and`, which is one-hot where an operand is."""
+    (result,) = other(record, eqn, *values)
+    _, spread = _spread(eqn, values)
+    return [dataclasses.replace(result, hot=_hot_factors(result.inputs, *spread))]
 
 
 def other(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
@@ -142,9 +154,13 @@ def other(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 
 
 def eq(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
-    """Comparisons for equality, of which that of inputs with a range is one-hot."""
+    """Comparisons for equality, one-hot along a dimension along which only a range varies."""
     (result,) = other(record, eqn, *values)
-    constants = [value for value in values if not value.inputs and any(value.varies)]
-    # That of two ranges is a table of one-hot rows.
-    one_hot = len(constants) == 2 or (result.inputs and len(constants) == 1)
-    return [dataclasses.replace(result, one_hot=one_hot)]
+    shape, (a, b) = _spread(eqn, values)
+    hot = frozenset(
+        d
+        for d in range(len(shape))
+        for one, rest in ((a, b), (b, a))
+        if one.varies[d] and not one.inputs and not rest.varies[d]
+    )
+    return [dataclasses.replace(result, hot=hot)]

@@ -29,6 +29,8 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _rearrangements.dynamic_slice,
     "gather": _rearrangements.gather,
     "scatter": _rearrangements.scatter,
+    "scatter-add": _rearrangements.scatter,
+    "scatter_add": _rearrangements.scatter,
     "split": _rearrangements.split,
     "concatenate": _rearrangements.concatenate,
     "stack": _rearrangements.stack,
@@ -48,6 +50,7 @@ RULES: dict[str, Rule] = {
     "div": _elementwise.div,
     "select_n": _elementwise.select,
     "eq": _elementwise.eq,
+    "and": _elementwise.both,
     "convert_element_type": _elementwise.convert,
 }
 
@@ -74,7 +77,7 @@ RULES |= dict.fromkeys(
 )
 
 _OTHERS = """
-    abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp cos cosh
+    abs acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp cos cosh
     digamma erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p
     log2 logistic lt max min ne nextafter not or pow rem round rsqrt shift_left
     shift_right_arithmetic shift_right_logical sign sin sinh sqrt square tan tanh xor
@@ -149,22 +152,24 @@ class Follower:
         body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
         if name in CALLS and body is not None:
             return self._call(eqn, body, operands)
-        if any(value.views for value in operands):
-            if name == "scan":
-                return self._scan(eqn, operands)
-            if name == "while":
-                return self._while(eqn, operands)
-            if name == "cond":
-                return self._cond(eqn, operands)
+        if name == "cond":
+            return self._cond(eqn, operands)
+        if name in ("scan", "while") and any(value.views for value in operands):
+            return self._scan(eqn, operands) if name == "scan" else self._while(eqn, operands)
         return self._unknown(eqn, operands)
 
     def _call(self, eqn: Any, body: Any, operands: list[Value]) -> list[Value]:
         # Inside a shard_map, values are blocks of those outside.
         invars = _open(body).invars
         inside = [fitted(value, _shape(v)) for value, v in zip(operands, invars, strict=True)]
+        devices_add = self.record.devices_add
+        if eqn.primitive.name == "shard_map":
+            self.record.devices_add = _adds_up(_open(body))
+        results = self.run(body, inside)
+        self.record.devices_add = devices_add
         return [
             fitted(value, _shape(variable))
-            for value, variable in zip(self.run(body, inside), eqn.outvars, strict=True)
+            for value, variable in zip(results, eqn.outvars, strict=True)
         ]
 
     def _scan(self, eqn: Any, operands: list[Value]) -> list[Value]:
@@ -247,12 +252,13 @@ class Follower:
         """What is known of a value that is one of two."""
         varies = tuple(map(any, zip(a.varies, b.varies, strict=True)))
         zero = a.zero and b.zero
+        hot = b.hot if a.zero else a.hot if b.zero else a.hot & b.hot
         if a.inputs == b.inputs:
             views = agreed(a.views, b.views, "it is rearranged differently in a loop or a branch")
-            return Value(a.shape, varies, a.inputs, views, zero, a.one_hot and b.one_hot)
+            return Value(a.shape, varies, a.inputs, views, zero, hot)
         for value in (a, b):
             self.record.meet(value, how)
-        return Value(a.shape, varies, inputs=True)
+        return Value(a.shape, varies, inputs=True, hot=hot)
 
     def _unknown(self, eqn: Any, operands: list[Value]) -> list[Value]:
         name = eqn.primitive.name
@@ -277,6 +283,24 @@ class Follower:
             }
             results.append(opaque(shape, inputs).with_views(seen))
         return results
+
+
+def _adds_up(jaxpr: Any) -> bool:
+    """Whether a program on several devices adds up what they have, somewhere in it."""
+    return any(
+        eqn.primitive.name.startswith(("psum", "reduce_scatter"))
+        or any(_adds_up(_open(body)) for body in _bodies(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _bodies(eqn: Any) -> list[Any]:
+    given = [each for value in eqn.params.values() for each in _listed(value)]
+    return [each for each in given if hasattr(each, "eqns") or hasattr(each, "jaxpr")]
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _fits(view: View, shape: Shape) -> bool:

@@ -31,8 +31,16 @@ class Factor:
         return self.picked in ("batch", "lookup")
 
     def role(self, otherwise: str) -> str:
-        """What an index has made of it, or another role if none has."""
-        return "batch" if self.picked == "block" else self.picked or otherwise
+        """What an index has made of it, or another role if none has.
+
+        Which of its places a device has is a batch where the dimension is dropped; where a reshape
+        has merged it with another one, it cannot be told.
+        """
+        if self.is_picked:
+            return self.picked
+        if self.picked == "block" and otherwise == "one":
+            return "batch"
+        return "one" if otherwise == "merged" else otherwise
 
 
 Digits = tuple[Factor, ...]
@@ -47,6 +55,7 @@ class View:
       gone: (axis, role) of the axes that are no dimensions any more.
       bonds: (axis, number) of the axes that were contracted with a constant or another parameter.
         Two parameters that were contracted with each other share the number.
+      is_factor: whether it was multiplied by inputs.
       scaled: the axes along which a constant or another parameter varies that it was multiplied by.
       by_inputs: the axes along which inputs vary that it was multiplied by.
       partial: the axes that were summed over in part.
@@ -60,6 +69,7 @@ class View:
     by_inputs: frozenset[int] = frozenset()
     partial: frozenset[int] = frozenset()
     altered: str = ""
+    is_factor: bool = False
 
     def axes(self, dims: Iterable[int] | None = None) -> frozenset[int]:
         """The axes of the parameter in these dimensions, or in all."""
@@ -74,7 +84,7 @@ class View:
         """The view after a product with something that varies along some of its dimensions."""
         along = self.axes(d for d, varying in enumerate(varies) if varying)
         if by_inputs:
-            return dataclasses.replace(self, by_inputs=self.by_inputs | along)
+            return dataclasses.replace(self, by_inputs=self.by_inputs | along, is_factor=True)
         return dataclasses.replace(self, scaled=self.scaled | along)
 
     def sum_over(self, dims: Iterable[int], bond: int | None = None) -> "View":
@@ -132,8 +142,7 @@ class Value:
       inputs: whether it depends on the inputs.
       views: the parameters that it depends on, by number, and how.
       zero: whether it is known to be zero.
-      one_hot: whether at most one place along some dimension is not zero, and which one the inputs
-        say; of a constant, whether it is a table of such.
+      hot: the dimensions along each of which at most one place is not zero.
       pieces: the dimension along which it was put together, from what, and where each begins.
     """
 
@@ -142,7 +151,7 @@ class Value:
     inputs: bool = False
     views: Mapping[int, View] = dataclasses.field(default_factory=dict)
     zero: bool = False
-    one_hot: bool = False
+    hot: frozenset[int] = frozenset()
     pieces: "tuple[int, tuple[Value, ...], tuple[int, ...]] | None" = None
 
     def with_views(self, views: Mapping[int, View]) -> "Value":
@@ -209,33 +218,54 @@ def sliced(digits: Digits, start: int | None, size: int, picked: str = "batch") 
 def resized(digits: Digits, size: int) -> Digits:
     """The digits of a dimension that has been cut into equal blocks, or put together from them."""
     whole = math.prod(factor.size for factor in digits)
-    if size == whole:
-        return digits
-    if size == 1:
-        return sliced(digits, None, 1, "block")
-    if len(digits) == 1 and not digits[0].is_picked:
-        return (dataclasses.replace(digits[0], size=size, picked=""),)
-    if whole > 1 and size % (whole // digits[0].size) == 0:
-        return resized(digits[:1], size // (whole // digits[0].size)) + digits[1:]
+    if size == whole or not digits:
+        return digits if size == whole else repeats(size)
+    first, rest = digits[0], digits[1:]
+    if first.picked == "block" and rest and first.axes == rest[0].axes:
+        # A block of the axis whose other places are on other devices.
+        whole_axis = dataclasses.replace(rest[0], size=first.size * rest[0].size)
+        if size > whole:
+            return resized((whole_axis, *rest[1:]), size)
+    if size > whole and any(factor.picked == "block" for factor in rest):
+        return merged(digits, size)
+    stride = math.prod(factor.size for factor in rest)
+    if size % stride == 0 and not first.is_picked:
+        places = size // stride
+        grown = dataclasses.replace(first, size=places, picked="")
+        if not first.axes or places >= first.size:
+            return (grown, *rest) if places > 1 else rest
+        if first.size % places == 0:
+            block = dataclasses.replace(first, size=1, picked="block")
+            return (block, grown, *rest) if places > 1 else (block, *rest)
+    if stride % size == 0 and first.axes and not first.is_picked:
+        return (dataclasses.replace(first, size=1, picked="block"), *resized(rest, size))
     return merged(digits, size)
 
 
 def reshaped(view: View, shape: Shape) -> View:
     """The view after a reshape, which splits digits, puts them together, or mixes them."""
     factors = [factor for digits in view.dims for factor in digits]
+    # The only place that a device has of a whole dimension.
+    own = {
+        at
+        for at, (factor, rest) in enumerate((f, digits) for digits in view.dims for f in digits)
+        if factor.picked == "block" and all(f.size == 1 for f in rest)
+    }
     lost: list[Factor] = []
     dims: list[Digits] = []
     at = 0
     while len(dims) < len(shape):
         size = shape[len(dims)]
         if size == 1:
-            taken = factors[at : at + 1] if at < len(factors) and factors[at].size == 1 else []
-            dims.append(tuple(taken))
-            at += len(taken)
+            end = at + 1 if at < len(factors) and factors[at].size == 1 else at
+            while end > at and end < len(factors) and factors[end].picked == "block":
+                end += 1
+            dims.append(tuple(factors[at:end]))
+            at = end
             continue
         ones: list[Factor] = []
         while factors[at].size == 1:
-            (lost if factors[at].picked else ones).append(factors[at])
+            (lost if factors[at].is_picked or at in own else ones).append(factors[at])
             at += 1
         start, first, here, there = at, len(dims), 1, size
         end = first + 1
@@ -253,7 +283,7 @@ def reshaped(view: View, shape: Shape) -> View:
             lost.append(factor)
         else:
             dims[-1] += (factor,)
-    return view.lose(lost, "one").rearrange(dims)
+    return view.lose(lost, "merged").rearrange(dims)
 
 
 def _regrouped(factors: Sequence[Factor], sizes: Shape) -> list[Digits]:
@@ -277,17 +307,25 @@ def _regrouped(factors: Sequence[Factor], sizes: Shape) -> list[Digits]:
     return dims
 
 
-def reshaped_varies(varies: Sequence[bool], old: Shape, new: Shape) -> tuple[bool, ...]:
-    """Along which dimensions a value may vary after a reshape."""
-    # A parameter with the axis's number where the value varies tells it.
-    dims = tuple(
-        (Factor((d,) if varying else (), n),)
-        for d, (n, varying) in enumerate(zip(old, varies, strict=True))
-    )
+def reshaped_dims(
+    varies: Sequence[bool], old: Shape, new: Shape
+) -> tuple[tuple[bool, ...], dict[int, int]]:
+    """What becomes of the dimensions of a value in a reshape.
+
+    Returns:
+      Along which of the new ones it may vary; and which are old ones, whole and by themselves.
+    """
     if math.prod(old) == 0:
-        return tuple(n > 1 for n in new)
-    view = reshaped(View(dims), new)
-    return tuple(n > 1 and bool(view.axes([d])) for d, n in enumerate(new))
+        return tuple(n > 1 for n in new), {}
+    # A parameter with the dimension's number for an axis tells it.
+    view = reshaped(View(tuple((Factor((d,), n),) for d, n in enumerate(old))), new)
+    along = [n > 1 and any(varies[axis] for axis in view.axes([d])) for d, n in enumerate(new)]
+    source = {
+        d: digits[0].axes[0]
+        for d, digits in enumerate(view.dims)
+        if len(digits) == 1 and len(digits[0].axes) == 1 and old[digits[0].axes[0]] == new[d]
+    }
+    return tuple(along), source
 
 
 def agreed(a: Mapping[int, View], b: Mapping[int, View], how: str) -> dict[int, View]:

@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wcgc._axes import Shape
@@ -18,7 +18,7 @@ from wcgc._provenance import (
     opaque,
     repeats,
     reshaped,
-    reshaped_varies,
+    reshaped_dims,
     resized,
     sliced,
 )
@@ -34,11 +34,28 @@ def _shape(eqn: Any, i: int = 0) -> Shape:
 
 
 def rearranged(
-    value: Value, shape: Shape, varies: Sequence[bool], change: Callable[[View], View]
+    value: Value,
+    shape: Shape,
+    varies: Sequence[bool],
+    change: Callable[[View], View],
+    source: Mapping[int, int] | None = None,
 ) -> Value:
-    """The value after its dimensions have been changed."""
+    """The value after its dimensions have been changed.
+
+    Args:
+      value: before.
+      shape: afterwards.
+      varies: for each dimension, whether it may vary along it.
+      change: what becomes of a view.
+      source: where dimensions come from, new to old; None if they are the same.
+    """
     views = {number: change(view) for number, view in value.views.items()}
-    return dataclasses.replace(value, shape=shape, varies=tuple(varies), views=views, pieces=None)
+    hot = value.hot
+    if source is not None:
+        hot = frozenset(new for new, old in source.items() if old in value.hot)
+    return dataclasses.replace(
+        value, shape=shape, varies=tuple(varies), views=views, hot=hot, pieces=None
+    )
 
 
 def broadcast(value: Value, shape: Shape, into: Sequence[int] | None = None) -> Value:
@@ -60,6 +77,7 @@ def broadcast(value: Value, shape: Shape, into: Sequence[int] | None = None) -> 
         shape,
         varies,
         lambda view: view.rearrange(digits(view, d) for d in range(len(shape))),
+        source,
     )
 
 
@@ -77,10 +95,7 @@ def tile(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """`lax.tile`: copies of the whole value beside each other."""
     reps = eqn.params["reps"]
     places = tuple(itertools.chain(*zip(reps, value.shape, strict=True)))
-    copies = broadcast(value, places, range(1, len(places), 2))
-    shape = _shape(eqn)
-    varies = reshaped_varies(copies.varies, places, shape)
-    return [rearranged(copies, shape, varies, lambda view: reshaped(view, shape))]
+    return [_reshaped(broadcast(value, places, range(1, len(places), 2)), _shape(eqn))]
 
 
 def reshape(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
@@ -90,8 +105,12 @@ def reshape(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
         return [opaque(shape, value.inputs)]
     if eqn.params["dimensions"] is not None:
         value = transposed(value, eqn.params["dimensions"])
-    varies = reshaped_varies(value.varies, value.shape, shape)
-    return [rearranged(value, shape, varies, lambda view: reshaped(view, shape))]
+    return [_reshaped(value, shape)]
+
+
+def _reshaped(value: Value, shape: Shape) -> Value:
+    varies, source = reshaped_dims(value.varies, value.shape, shape)
+    return rearranged(value, shape, varies, lambda view: reshaped(view, shape), source)
 
 
 def transposed(value: Value, order: Sequence[int]) -> Value:
@@ -101,6 +120,7 @@ def transposed(value: Value, order: Sequence[int]) -> Value:
         tuple(value.shape[d] for d in order),
         [value.varies[d] for d in order],
         lambda view: view.rearrange(view.dims[d] for d in order),
+        dict(enumerate(order)),
     )
 
 
@@ -116,6 +136,7 @@ def _without(value: Value, dims: Sequence[int], role: str) -> Value:
         tuple(value.shape[d] for d in kept),
         [value.varies[d] for d in kept],
         lambda view: view.drop(dims, role),
+        dict(enumerate(kept)),
     )
 
 
@@ -139,7 +160,7 @@ def reduce_sum(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """`lax.reduce_sum`."""
     axes = tuple(eqn.params["axes"])
     summed = rearranged(value, value.shape, value.varies, lambda view: view.sum_over(axes))
-    return [dataclasses.replace(_without(summed, axes, ""), one_hot=False)]
+    return [dataclasses.replace(_without(summed, axes, ""), hot=frozenset())]
 
 
 def _cut(value: Value, d: int, start: int | None, size: int, picked: str = "batch") -> Value:
@@ -214,7 +235,10 @@ def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> 
     if any(value.inputs for value in values):
         for value in values:
             record.meet(value, JOINED)
-        return opaque(shape, True)
+        rest = [value for value in values if not value.zero]
+        hot = frozenset.intersection(*(value.hot for value in rest))
+        hot -= {d} if len(rest) > 1 else set()
+        return dataclasses.replace(opaque(shape, True), hot=hot)
     views: dict[int, View] = {}
     for value in values:
         longer = {
@@ -240,7 +264,8 @@ def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
     if value.inputs or filler.inputs:
         record.meet(value, "padded")
         record.meet(filler, "padded")
-        return [opaque(shape, True)]
+        hot = value.hot if filler.zero else frozenset()
+        return [dataclasses.replace(opaque(shape, True), hot=hot)]
     # Less than none at one end cuts places off, even where as many are added at the other.
     cut = [low < 0 or high < 0 for low, high, _ in eqn.params["padding_config"]]
     longer = rearranged(
@@ -289,22 +314,24 @@ def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Val
                 view = view.lose(sliced(digits, None, 1, picked), "one")
         return view.rearrange(dims)
 
-    source = opaque(value.shape, inputs).with_views(value.views)
-    found = rearranged(source, shape, [n > 1 for n in shape], change)
-    # The rows of a table of one-hot ones.
-    return [dataclasses.replace(found, one_hot=value.one_hot and inputs)]
+    kept = [d for d in range(len(value.shape)) if d not in collapsed and d not in paired]
+    source = {new: d for new, d in zip(numbers.offset_dims, kept, strict=True) if inputs}
+    looked_up = dataclasses.replace(value, inputs=inputs, zero=False)
+    return [rearranged(looked_up, shape, [n > 1 for n in shape], change, source)]
 
 
 def scatter(record: Recorder, eqn: Any, value: Value, indices: Value, new: Value) -> list[Value]:
-    """`lax.scatter`, by which places of nothing but zeros become one-hot."""
+    """`lax.scatter` and `lax.scatter_add`, by which zeros become one-hot."""
     shape = _shape(eqn)
     inputs = value.inputs or indices.inputs or new.inputs
     if inputs:
         for each in (value, indices, new):
             record.meet(each, "put in place of some inputs")
-        is_constant = not (new.inputs or new.views)
-        one_hot = value.zero and indices.inputs and is_constant
-        return [dataclasses.replace(opaque(shape, True), one_hot=one_hot)]
+        result = opaque(shape, True)
+        if value.zero and indices.inputs and not (new.inputs or new.views):
+            placed = eqn.params["dimension_numbers"].scatter_dims_to_operand_dims
+            result = dataclasses.replace(result, hot=frozenset(placed))
+        return [result]
     views = {n: view.alter(SCATTERED) for n, view in value.views.items()}
     lumped = {n: lump(view, shape, SCATTERED) for n, view in new.views.items()}
     return [opaque(shape, False).with_views(agreed(views, lumped, SCATTERED))]
@@ -317,11 +344,8 @@ def reduce_otherwise(record: Recorder, eqn: Any, value: Value) -> list[Value]:
         record.meet(value, f"an operand of {name}")
         return [opaque(_shape(eqn), True)]
     altered = {n: view.alter(through(name)).sum_over(axes) for n, view in value.views.items()}
-    return [
-        _without(
-            dataclasses.replace(value.with_views(altered), zero=False, one_hot=False), axes, ""
-        )
-    ]
+    seen = dataclasses.replace(value.with_views(altered), zero=False, hot=frozenset())
+    return [_without(seen, axes, "")]
 
 
 def fitted(value: Value, shape: Shape) -> Value:
@@ -331,7 +355,8 @@ def fitted(value: Value, shape: Shape) -> Value:
     return rearranged(
         value,
         shape,
-        [varying and n > 1 for varying, n in zip(value.varies, shape, strict=True)],
+        # One place of many on other devices.
+        value.varies,
         lambda view: view.rearrange(map(resized, view.dims, shape)),
     )
 

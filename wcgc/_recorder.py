@@ -14,11 +14,13 @@ class Recorder:
     Attributes:
       shapes: the shape of each parameter, by number.
       uses: (number, use) pairs.
+      devices_add: whether what is computed on several devices may be added up.
     """
 
     def __init__(self, shapes: Mapping[int, Shape]):
         self.shapes = shapes
         self.uses: list[tuple[int, Use]] = []
+        self.devices_add = True
 
     def meet(self, value: Value, how: str) -> None:
         """Notes that a value meets inputs without a contraction here."""
@@ -42,7 +44,7 @@ class Recorder:
             if view.by_inputs and view.by_inputs >= {a for a in view.axes() if shape[a] > 1}:
                 self.uses.append((number, elementwise_use(view, MULTIPLIED, shape)))
                 continue
-            found = view.gone | roles_of(view, roles, shape)
+            found = view.gone | roles_of(view, roles, shape, self.devices_add)
             if view.bonds:
                 bonds = (directions or {}).get(number)
                 known = found | (bonds or {(axis, "in") for axis, _ in view.bonds})
@@ -58,22 +60,26 @@ class Recorder:
             self.uses.append((number, use))
 
 
-def roles_of(view: View, roles: Sequence[str], shape: Shape) -> Roles:
+def roles_of(view: View, roles: Sequence[str], shape: Shape, devices_add: bool = True) -> Roles:
     """The role of each axis of a parameter of this shape, from those of its view's dimensions."""
     return frozenset(
         (axis, role)
         for digits, role in zip(view.dims, roles, strict=True)
-        for axis, role in _roles_in(digits, role, shape)
+        for axis, role in _roles_in(digits, role, shape, devices_add)
     )
 
 
-def _roles_in(digits: Digits, role: str, shape: Shape) -> Iterator[tuple[int, str]]:
+def _roles_in(
+    digits: Digits, role: str, shape: Shape, devices_add: bool
+) -> Iterator[tuple[int, str]]:
     # An axis of length one that is repeated for the others, as a scale's may be, has no role.
     repeated = any(not factor.axes for factor in digits)
     for factor in digits:
         for axis in factor.axes:
             if factor.is_picked and role != "in":
                 yield axis, factor.picked
+            elif factor.picked == "block" and role in ("in", "spatial") and not devices_add:
+                yield axis, "batch"
             else:
                 yield axis, "one" if repeated and shape[axis] == 1 else role
 
@@ -92,17 +98,21 @@ def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Ro
     In x @ (w + a @ b) the inputs pass through a, then through b: the axis that a and b share is an
     output of a and an input of b. That w is added shows which end is which; without it, x may as
     well be what a product of parameters is multiplied by, so that there is no telling. So it is
-    where a bias is added that has no axis of its own among those that are kept, as in attention
-    with queries that are parameters.
+    where a bias is added that lacks an axis that the product has, as in attention with queries that
+    are parameters.
     """
     summed = [d for d, role in enumerate(roles) if role == "in"]
     kept = [d for d, role in enumerate(roles) if role == "out"]
     bonded = [view for view in views.values() if view.bonds]
-    needed = [d for d in (*summed, *kept) if any(_runs_along(view, d) for view in bonded)]
+    # What all factors run along, as where each of several products is added to one kernel, is none
+    # of its axes.
+    needed = [
+        d
+        for d in (*summed, *kept)
+        if any(view.axes([d]) for view in bonded) and not all(view.axes([d]) for view in bonded)
+    ]
     if not any(
-        all(_runs_along(view, d) for d in needed)
-        and any(_runs_along(view, d) for d in summed)
-        and any(_runs_along(view, d) for d in kept)
+        all(view.axes([d]) for d in needed) and view.axes(summed) and view.axes(kept)
         for view in views.values()
         if not view.bonds and not view.altered
     ):
@@ -124,11 +134,6 @@ def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Ro
                 crossed[bond] = other
                 reached.append(other)
     return {number: frozenset(found[number]) for number in reached}
-
-
-def _runs_along(view: View, d: int) -> bool:
-    """Whether the parameter itself runs along this dimension, and is not just repeated."""
-    return any(factor.axes and factor.size > 1 for factor in view.dims[d])
 
 
 def _has(view: View, bond: int) -> bool:

@@ -72,7 +72,7 @@ def elementwise_use(view: View, how: str, shape: Shape) -> Use:
         return kernel_use(dataclasses.replace(view, by_inputs=frozenset()), roles, shape)
     if view.altered:
         # Of what the kernel gives, a factor for each output is as weight normalization has it.
-        role = "out" if view.by_inputs or how == MULTIPLIED else "in"
+        role = "out" if view.is_factor or how == MULTIPLIED else "in"
         picked = {(axis, gone) for axis, gone in view.gone if gone == "batch"}
         kept = {(axis, role) for axis, _ in remaining | picked if shape[axis] > 1}
         looked_up = {(axis, "lookup") for axis, role in roles if role == "lookup"}
@@ -179,11 +179,8 @@ def _axes(roles: dict[int, str], shape: Shape) -> KernelAxes | LeftAlone:
     if not named["in"] and not any(shape[axis] > 1 for axis in named["spatial"]):
         return LeftAlone("it is only multiplied elementwise")
     if not named["out"]:
-        # Kernels with one output each are as good as one with an output for each.
-        named["out"] = [axis - len(shape) for axis in named["batch"] if shape[axis] > 1]
-        named["batch"] = [axis for axis in named["batch"] if shape[axis] == 1]
-    if not named["out"]:
-        return LeftAlone("it has no output axis: it is summed over whole")
+        beside = ": each of a batch has one number for an input" if named["batch"] else ""
+        return LeftAlone(f"it has no output axis{beside or ': it is summed over whole'}")
     in_axis, out_axis, batch_axis = (
         named[role][0] if len(named[role]) == 1 else tuple(named[role])
         for role in ("in", "out", "batch")

@@ -1,6 +1,7 @@
 """Where the axes of rearranged values come from, against index arrays that NumPy rearranges."""
 
 import cProfile
+import math
 import pstats
 
 import hypothesis
@@ -134,18 +135,36 @@ def test_slices_of_merged_axes():
     )
 
 
-def test_blocks_of_a_sharded_dimension():
+BLOCK = Factor((0,), 1, picked="block")
+
+
+@pytest.mark.parametrize(
+    ("digits", "size", "blocks"),
+    [
+        ((Factor((0,), 6),), 2, (BLOCK, Factor((0,), 2))),
+        ((Factor((0,), 3),), 1, (BLOCK,)),
+        ((Factor((0,), 6), Factor((1,), 4)), 8, (BLOCK, Factor((0,), 2), Factor((1,), 4))),
+        ((Factor((0,), 6), Factor((1,), 4)), 4, (BLOCK, Factor((1,), 4))),
+        ((Factor((0,), 4), Factor((), 2)), 2, (BLOCK, Factor((), 2))),
+        ((Factor((), 6),), 2, (Factor((), 2),)),
+        ((Factor((), 3), Factor((0,), 4)), 4, (Factor((0,), 4),)),
+    ],
+)
+def test_blocks_of_a_sharded_dimension(digits, size, blocks):
+    assert resized(digits, size) == blocks
+    whole = math.prod(factor.size for factor in digits)
+    if blocks != (Factor((0,), 4),):
+        assert resized(blocks, whole) == digits
+
+
+def test_blocks_of_which_too_little_is_known():
     merged = (Factor((0,), 6), Factor((1,), 4))
-    assert resized(merged, 8) == (Factor((0,), 2), Factor((1,), 4))
-    assert resized(resized(merged, 8), 24) == merged
-    alone = (Factor((0,), 3),)
-    assert resized(alone, 1) == (Factor((0,), 1, picked="block"),)
-    assert resized(resized(alone, 1), 3) == alone
-    assert resized((Factor((0,), 1, picked="batch"),), 3) == (Factor((0,), 3, part=True),)
-    assert resized((Factor((0,), 4), Factor((), 2)), 2) == (
-        Factor((0,), 1, picked="block"),
-        Factor((), 2),
-    )
+    small = resized(merged, 2)
+    assert small == (BLOCK, Factor((1,), 1, picked="block"), Factor((1,), 2))
+    assert resized(small, 24) == (Factor((0, 1), 24),)
+    assert resized(merged, 3) == (Factor((0, 1), 3),)
+    picked = Factor((0,), 1, picked="batch")
+    assert resized((picked,), 3) == (Factor((0,), 3, part=True),)
     assert resized((), 4) == (Factor((), 4),)
 
 

@@ -348,26 +348,6 @@ BY_FILTER = {
         STACKED,
     ),
     "tiled": (lambda w, x: x @ jnp.tile(w, (1, 2)), (4, 3), "f4", FLAX),
-    "a kernel with one output for each head": (
-        lambda w, x: jnp.einsum("hk,hk->h", x, w),
-        (2, 4),
-        "f2 f4",
-        KernelAxes(-1, -2),
-    ),
-    "depthwise by multiply-and-sum": (
-        lambda w, x: jnp.einsum(
-            "tkc,kc->tc", jnp.stack([jnp.roll(x, -k, 0) for k in range(2)], 1), w
-        ),
-        (2, 3),
-        "p4 f3",
-        FLAX,
-    ),
-    "one output at a time": (
-        lambda w, x: jnp.stack([x @ w[:, j] for j in range(3)]),
-        (4, 3),
-        "f4",
-        FLAX,
-    ),
 }
 
 
@@ -383,6 +363,44 @@ def test_axes_are_those_that_inputs_and_outputs_show(name):
         assert as_sets(connected) == slices(axes, shape, "instance")
     if name in LAYERS:
         assert as_sets(connected.any(axis=1)) == slices(axes, shape, "channel")
+
+
+def test_experts_chosen_by_one_hot_inputs():
+    def together(w, x, i):
+        return jnp.einsum("te,ti,eio->to", jax.nn.one_hot(i, 3), x, w)
+
+    def dispatched(w, x, i):
+        return jnp.einsum("ted,edf->tef", jax.nn.one_hot(i, 3)[:, :, None] * x[:, None], w)
+
+    for function in (together, dispatched):
+        axes = wcgc.trace_axes(function, array(3, 4, 5), array(7, 4), array(7, dtype=jnp.int32))
+        assert axes == STACKED
+
+
+TEMPLATE = np.float32([0, 0, 1, 1, 2, 2])
+MASKS = {
+    "one place": lambda x: x * (jnp.arange(6.0) == x[0, 0]).astype(x.dtype)[:, None],
+    "a template": lambda x: x * (x[:, 0] == TEMPLATE).astype(x.dtype)[:, None],
+    "several features": lambda x: (jnp.arange(4.0) == x[:, :2, None]).reshape(6, 8).astype(x.dtype),
+    "set places": lambda x: x * jnp.zeros(6).at[x[0, 0].astype(int)].set(1.0)[:, None],
+    "chosen": lambda x: x * jnp.where(jnp.arange(6.0) == x[0, 0], 1.0, 0.0)[:, None],
+    "labels": lambda x: (
+        x.reshape(6, 4, 2) * jax.nn.one_hot(x[:, 0].astype(int), 4)[..., None]
+    ).reshape(6, 8),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_one_hot_inputs_pick_along_their_own_dimension(name):
+    """A mask of positions picks no features."""
+
+    def attend(params, x):
+        query = jnp.einsum("td,dhk->thk", MASKS[name](x), params["query"])
+        return jnp.einsum("thk,sk->hts", query, x @ params["key"])
+
+    params = {"query": array(8, 2, 5), "key": array(8, 5)}
+    axes = wcgc.trace_axes(attend, params, array(6, 8))
+    assert axes == {"query": KernelAxes(-3, (-2, -1)), "key": FLAX}
 
 
 def test_experts_by_ragged_dot():
@@ -468,6 +486,10 @@ def test_weight_normalization(rng):
     assert fan_in(moving["v"], reads=2) == ({0}, {1})
 
 
+def norm(x, axis):
+    return jnp.linalg.norm(x, axis=axis, keepdims=True)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -475,8 +497,10 @@ def test_weight_normalization(rng):
         lambda w, x: jnp.tanh(x @ w * jnp.abs(w).max(0)) @ jnp.ones((3, 2)),
         lambda w, x: (x @ w).sum() + (w**2).sum(),
         lambda w, x: x @ w / jnp.sqrt((w**2).sum()),
+        lambda w, x: x @ w / jnp.maximum(norm(x, 1) * norm(w, 0), 1e-8),
+        lambda w, x: x @ w / jnp.sqrt(norm(x, 1) ** 2 * norm(w, 0) ** 2 + 1e-8),
     ],
-    ids=["cosine", "largest", "penalty", "whole norm"],
+    ids=["cosine", "largest", "penalty", "whole norm", "cosine at least", "cosine and eps"],
 )
 def test_a_factor_for_each_output_and_a_penalty_change_no_axes(function):
     assert wcgc.trace_axes(function, array(4, 3), array(2, 4)) == FLAX
@@ -562,6 +586,33 @@ def test_products_of_parameters_added_to_a_kernel():
     assert wcgc.trace_axes(after_the_input, params, array(7, 6)) == dict.fromkeys(shapes, FLAX)
 
 
+def test_products_added_to_a_kernel_of_one_output():
+    params = {"w": array(64, 1), "a": array(64, 4), "b": array(4, 1)}
+    axes = wcgc.trace_axes(lambda p, x: x @ (p["w"] + p["a"] @ p["b"]), params, array(2, 64))
+    assert axes["w"] == FLAX
+
+
+def test_products_added_to_a_convolution_of_one_input():
+    def function(p, x):
+        kernel = p["w"] + (p["a"] @ p["b"]).reshape(3, 3, 1, 6)
+        return convolve(kernel, x, ("NHWC", "HWIO", "NHWC"))
+
+    params = {"w": array(3, 3, 1, 6), "a": array(9, 2), "b": array(2, 6)}
+    axes = wcgc.trace_axes(function, params, array(8, 8, 1))
+    assert wcgc.explain(params, axes=axes).leaves["w"].slice_axes == (0, 1, 2)
+
+
+def test_products_of_each_member_added_to_one_kernel():
+    params = {"w": array(6, 5), "a": array(3, 6, 2), "b": array(3, 2, 5)}
+
+    def members(params, x):
+        one = lambda a, b, x: x @ (params["w"] + a @ b)  # noqa: E731
+        return jax.vmap(one, (0, 0, None))(params["a"], params["b"], x)
+
+    axes = wcgc.trace_axes(members, params, array(2, 6))
+    assert axes == {"w": FLAX, **dict.fromkeys("ab", KernelAxes(-2, (-3, -1)))}
+
+
 def test_products_of_parameters_whose_order_is_not_known_are_left_alone():
     def two_paths(params, x):
         return x @ (params["w"] + (params["a"] + params["c"]) @ params["b"])
@@ -574,17 +625,19 @@ def test_products_of_parameters_whose_order_is_not_known_are_left_alone():
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("bias", [(2, 5), (1, 5)])
-def test_a_bias_does_not_tell_how_queries_that_are_parameters_are_read(count, bias):
+@pytest.mark.parametrize("heads", ["h", ""], ids=["each its keys", "one key for all"])
+def test_a_bias_does_not_tell_how_queries_that_are_parameters_are_read(count, bias, heads):
     """As in Flax's and Keras's attention with learned queries."""
 
     def attend(params, x):
         query = jnp.einsum("nd,dhk->nhk", params["latent"], params["query"]) + params["bias"]
-        key = jnp.einsum("td,dhk->thk", x, params["key"])
-        return jnp.einsum("nhk,thk->hnt", query, key)
+        key = jnp.einsum(f"td,d{heads}k->t{heads}k", x, params["key"])
+        return jnp.einsum(f"nhk,t{heads}k->hnt", query, key)
 
-    params = {"latent": array(count, 8), "query": array(8, 2, 5), "key": array(8, 2, 5)}
+    key = array(8, 2, 5) if heads else array(8, 5)
+    params = {"latent": array(count, 8), "query": array(8, 2, 5), "key": key}
     axes = wcgc.trace_axes(attend, {**params, "bias": array(*bias)}, array(7, 8))
-    assert axes.pop("key") == KernelAxes(-3, (-2, -1))
+    assert axes.pop("key") == (KernelAxes(-3, (-2, -1)) if heads else FLAX)
     assert reason(axes.pop("bias")) == "it is only added to a product of parameters"
     for left in axes.values():
         assert "multiplied with constants or other parameters" in reason(left)
@@ -646,14 +699,18 @@ def shifted(w, x):
     return jnp.pad(x[:, None] * w, 1)
 
 
-def sampled(w, x):
+def one_hot(x):
+    return jax.nn.one_hot(x[:, 0].astype(jnp.int32), 4)
+
+
+def sampled(w, x, start=None):
     """A loop that feeds back what it has sampled."""
 
     def step(token, _):
-        logits = token @ w
+        logits = token @ w + x
         return jax.nn.one_hot(logits.argmax(-1), 4), logits
 
-    return lax.scan(step, jax.nn.one_hot(x[:, 0].astype(jnp.int32), 4), None, 3)[1]
+    return lax.scan(step, one_hot(x) if start is None else start, None, 3)[1]
 
 
 def called_back_with_inputs(w, x):
@@ -684,12 +741,15 @@ ALONE = {
         lambda w, x: jnp.where(x[0].astype(int)[:, None] == jnp.arange(4), 1.0, 0.0) @ w,
         lambda w, x: jnp.where(x[0][:, None] > 0, jax.nn.one_hot(x[0].astype(int), 4), 0) @ w,
         lambda w, x: jnp.zeros((2, 4)).at[jnp.arange(2), x[:, 0].astype(jnp.int32)].set(1.0) @ w,
+        lambda w, x: jnp.zeros((2, 4)).at[jnp.arange(2), x[:, 0].astype(jnp.int32)].add(1.0) @ w,
+        lambda w, x: jnp.pad(one_hot(x)[1:], ((1, 0), (0, 0))) @ w,  # teacher forcing
+        lambda w, x: jnp.concatenate([jnp.zeros((1, 4)), one_hot(x)[1:]]) @ w,
+        lambda w, x: -one_hot(x) @ w,
+        lambda w, x: ((x[:, :1] == jnp.arange(4.0)) & (x[:, 1:2] > 0)).astype(x.dtype) @ w,
+        lambda w, x: lax.cond(x[0, 0] > 0, lambda: one_hot(x), lambda: jnp.zeros((2, 4))) @ w,
         sampled,
-    ],
-    "inputs pick some places of it": [
-        lambda w, x: jnp.einsum(
-            "te,ti,eio->to", jax.nn.one_hot(x[:, 0].astype(int), 2), x[:, :2], w.reshape(2, 2, 4)
-        )
+        lambda w, x: sampled(w, x, jnp.zeros((2, 4))),
+        lambda w, x: sampled(w, x, jax.nn.one_hot(jnp.zeros(2, int), 4)),
     ],
     "tied embeddings": [
         lambda w, x: jnp.tanh(w[x[0].astype(jnp.int32)]) @ w.T,
@@ -766,7 +826,13 @@ ALONE = {
     "it is only multiplied elementwise": [
         lambda w, x: (lambda t: jnp.einsum("bid,bjd->bij", t, t))(x[:, :, None] * w)
     ],
-    "no output axis": [lambda w, x: jnp.einsum("ij,ij->", w, x.T @ x)],
+    "it has no output axis: it is summed over whole": [
+        lambda w, x: jnp.einsum("ij,ij->", w, x.T @ x)
+    ],
+    "it has no output axis: each of a batch has one number for an input": [
+        lambda w, x: jnp.einsum("bij,ij->bi", x[:, :, None] * x[:, None], w),
+        lambda w, x: jnp.stack([x @ w[:, j] for j in range(4)]),
+    ],
     "convolved with a kernel that depends on the inputs": [
         lambda w, x: convolve(x.reshape(2, 4, 1), w, ("NWC", "WIO", "NWC"))
     ],
