@@ -89,7 +89,7 @@ def _warn_of_guesses(chosen: Sequence[Leaf]) -> None:
         _warn(
             f"One layout for all parameters takes {_named(guessed)} for a convolution's kernel, to "
             f"be averaged over the axes {guessed[0].slice_axes}. Those of attention, of stacked "
-            "layers and of experts look the same, and there is no bias to tell them apart. If it "
+            "layers and of experts look the same, and no bias of their own tells them apart. If it "
             f"is one of these, {READ}; if it is not, a rule of wcgc.by_path says so."
         )
 

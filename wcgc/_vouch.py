@@ -46,7 +46,10 @@ WORDS = frozenset(NO_KERNELS) - {"b"}
 BIASES = ("bias", "b")
 KERNELS_BESIDE_B = ("w", "w_i")
 SCALES = ("scale", "gamma", "offset", "beta")
-TABLES = frozenset({"embedding", "embeddings", "embed", "emb", "wte", "wpe"})
+TABLES = frozenset({"embedding", "embeddings", "embed", "emb", "wte", "wpe", "bias"})
+
+WIDEST = 11
+"""The longest window that a kernel is taken to have of which no bias tells."""
 
 TRANSPOSED = re.compile(r"conv\w*d_transpose(_\d+)?")
 """How Haiku and Keras name the layers of transposed convolutions, whose kernels are (..., out, in).
@@ -83,7 +86,7 @@ def vouched(
             alone[key] = _alone(f"{key[-1]} of {type(layers[key]).__name__}")
         elif _names_no_kernel(parts_of(key), places):
             alone[key] = _alone(f"named {parts_of(key)[-1]!r}")
-        elif key not in equinox_kernels and _is_table(parts_of(key), shapes.get(key, ())):
+        elif key not in equinox_kernels and _is_table(parts_of(key), shapes.get(key, ()), places):
             alone[key] = _alone(f"weight of {parts_of(key)[-2]!r}")
         elif (axes.in_axis, axes.out_axis) != (-2, -1):
             continue
@@ -152,9 +155,14 @@ def _names_no_kernel(parts: Key, places: set[Key]) -> bool:
     return name in NO_KERNELS or name.rpartition("_")[2] in WORDS
 
 
-def _is_table(parts: Key, shape: Shape) -> bool:
-    """Whether it is the table of an embedding, by the name of its layer: `weight` tells nothing."""
+def _is_table(parts: Key, shape: Shape, places: set[Key]) -> bool:
+    """Whether it is the table of an embedding, by the name of its layer: `weight` tells nothing.
+
+    A layer with a bias is none.
+    """
     if len(shape) != 2 or len(parts) < 2 or parts[-1] != "weight":
+        return False
+    if (*parts[:-1], "bias") in places:
         return False
     return not TABLES.isdisjoint(parts[-2].lower().split("_"))
 
@@ -179,14 +187,18 @@ def _is_convolution(window: list[int], inputs: list[int], outputs: list[int]) ->
         return True
     if math.prod(outputs) == 1 < math.prod(inputs):
         return False
-    return len(window) > 1 and (len(set(window)) == 1 or all(size % 2 for size in window))
+    if len(window) == 1 or max(window) > WIDEST:
+        return False
+    return len(set(window)) == 1 or all(size % 2 for size in window)
 
 
 def _fits(bias: Shape, kernel: Shape, out_axes: tuple[int, ...]) -> bool:
     """Whether a layer of this kernel has such a bias: one number per output, of all batches."""
-    # As many axes as the kernel has, the bias of Keras's GRU has: it is two in one array.
     if len(bias) >= len(kernel):
-        return True
+        longer = tuple(size for size in bias if size > 1)
+        if len(longer) > 1 or len(bias) > len(kernel):
+            return True  # As the bias of Keras's GRU is, which is two in one array.
+        bias = longer or (1,)
     wanted = tuple(kernel[axis] for axis in sorted(out_axes))
     if len(kernel) == 2:  # There is nothing to mistake but the order.
         return bias == wanted or bias not in ((kernel[0],), (kernel[1],))

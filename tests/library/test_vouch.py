@@ -300,7 +300,9 @@ class TestNames:
         assert rows[0].reason == "named 'embedding'"
         assert rows[1].slice_axes == (0,)
 
-    @pytest.mark.parametrize("layer", ["embed_tokens", "wte", "word_embeddings", "Embed_0"])
+    @pytest.mark.parametrize(
+        "layer", ["embed_tokens", "wte", "word_embeddings", "Embed_0", "relative_attention_bias"]
+    )
     def test_of_layers_tell_what_a_weight_is(self, layer):
         shapes = {"weight": (7, 3), "kernel": (3, 4)}
         params = {layer: {name: jnp.eye(*shape) for name, shape in shapes.items()}}
@@ -313,12 +315,13 @@ class TestNames:
         [
             {"patch_embed": {"weight": np.ones((4, 3, 2, 2))}},  # a convolution
             {"member": {"weight": np.ones((4, 3))}},
+            {"time_embed": {"weight": np.ones((4, 3)), "bias": np.ones(3)}},  # a dense layer
             {"weight": np.ones((4, 3))},
             {"embed": [np.ones((4, 3))]},
         ],
     )
     def test_of_layers_that_tell_nothing(self, params):
-        assert wcgc.explain(params).rows[0].slice_axes is not None
+        assert any(row.slice_axes for row in wcgc.explain(params).rows)
 
     @pytest.mark.parametrize(
         ("layer", "name", "framework"),
@@ -413,6 +416,9 @@ class TestBiases:
             ((4, 6), (6,), EQUINOX, False),
             ((4, 6), (5,), FLAX, True),  # a bias of something else
             ((4, 4), (4,), FLAX, True),
+            ((4, 6), (4, 1), FLAX, False),  # (out, in), with a bias for columns
+            ((4, 6), (4, 1), EQUINOX, True),
+            ((4, 6), (1, 6), FLAX, True),
         ],
     )
     def test_shows_that_the_axes_are_others(self, kernel, bias, axes, taken):
@@ -436,6 +442,7 @@ class TestGuesses:
             ((3, 5, 4), FLAX),  # three experts, or a window of three
             ((3, 3, 6, 1), FLAX),  # depthwise, or one output
             ((4, 3, 8, 5), FLAX),  # two axes of stacks, or a window of 4 x 3
+            ((12, 12, 3, 5), FLAX),  # 12 layers of 12 heads, or a wide window
             ((5, 4, 3), EQUINOX),
         ],
     )
