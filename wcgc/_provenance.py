@@ -239,7 +239,7 @@ def resized(digits: Digits, size: int) -> Digits:
             return (block, grown, *rest) if places > 1 else (block, *rest)
     if stride % size == 0 and first.axes and not first.is_picked:
         return (dataclasses.replace(first, size=1, picked="block"), *resized(rest, size))
-    return merged(digits, size)
+    return merged(digits, size, part=size < whole)
 
 
 def reshaped(view: View, shape: Shape) -> View:

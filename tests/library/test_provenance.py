@@ -162,7 +162,7 @@ def test_blocks_of_which_too_little_is_known():
     small = resized(merged, 2)
     assert small == (BLOCK, Factor((1,), 1, picked="block"), Factor((1,), 2))
     assert resized(small, 24) == (Factor((0, 1), 24),)
-    assert resized(merged, 3) == (Factor((0, 1), 3),)
+    assert resized(merged, 3) == (Factor((0, 1), 3, part=True),)
     picked = Factor((0,), 1, picked="batch")
     assert resized((picked,), 3) == (Factor((0,), 3, part=True),)
     assert resized((), 4) == (Factor((), 4),)
