@@ -218,28 +218,39 @@ def sliced(digits: Digits, start: int | None, size: int, picked: str = "batch") 
 def resized(digits: Digits, size: int) -> Digits:
     """The digits of a dimension that has been cut into equal blocks, or put together from them."""
     whole = math.prod(factor.size for factor in digits)
-    if size == whole or not digits:
-        return digits if size == whole else repeats(size)
+    if size == whole:
+        return digits
+    return _block(digits, size) if size < whole else _put_together(digits, size)
+
+
+def _block(digits: Digits, size: int) -> Digits:
+    """What one device has, beside a mark of each digit of which others have the rest."""
+    first, rest = digits[0], digits[1:]
+    stride = math.prod(factor.size for factor in rest)
+    places = size // stride
+    kept: Digits
+    if places and size % stride == first.size % places == 0:
+        kept = (dataclasses.replace(first, size=places), *rest) if places > 1 else rest
+    elif stride % size == 0:
+        kept = resized(rest, size)
+    else:
+        return merged(digits, size, part=True)
+    if not first.axes:
+        return kept
+    return (first if first.size == 1 else dataclasses.replace(first, size=1, picked="block"), *kept)
+
+
+def _put_together(digits: Digits, size: int) -> Digits:
+    """What several devices have, as far as it is known how much that is of each digit."""
+    if not digits:
+        return repeats(size)
     first, rest = digits[0], digits[1:]
     if first.picked == "block" and rest and first.axes == rest[0].axes:
-        # A block of the axis whose other places are on other devices.
-        whole_axis = dataclasses.replace(rest[0], size=first.size * rest[0].size)
-        if size > whole:
-            return resized((whole_axis, *rest[1:]), size)
-    if size > whole and any(factor.picked == "block" for factor in rest):
-        return merged(digits, size)
+        return resized(rest, size)
     stride = math.prod(factor.size for factor in rest)
-    if size % stride == 0 and not first.is_picked:
-        places = size // stride
-        grown = dataclasses.replace(first, size=places, picked="")
-        if not first.axes or places >= first.size:
-            return (grown, *rest) if places > 1 else rest
-        if first.size % places == 0:
-            block = dataclasses.replace(first, size=1, picked="block")
-            return (block, grown, *rest) if places > 1 else (block, *rest)
-    if stride % size == 0 and first.axes and not first.is_picked:
-        return (dataclasses.replace(first, size=1, picked="block"), *resized(rest, size))
-    return merged(digits, size, part=size < whole)
+    if size % stride or first.is_picked or any(factor.picked == "block" for factor in rest):
+        return merged(digits, size)
+    return (dataclasses.replace(first, size=size // stride, picked=""), *rest)
 
 
 def reshaped(view: View, shape: Shape) -> View:
