@@ -14,9 +14,10 @@ from examples.engine import results
 from examples.paper.experiments import file_of as table_file
 from examples.paper.summary import summarize
 from examples.study import comparisons, pictures, trajectories
-from examples.study.blocks import BLOCKS
+from examples.study.blocks import BLOCKS, setting_of
 from examples.study.comparisons import Comparison, Runs
 from examples.study.factors import Arm, file_of
+from examples.study.settings import Setting
 from examples.study.tables import HEADINGS, cells, over_time, shown, table
 
 
@@ -171,6 +172,13 @@ def companions(out: Path) -> Section:
         f"Spearman's rank correlation of share and gain over these {len(points)}: "
         f"{rank.statistic:+.2f} (p = {rank.pvalue:.3f}).",
     ]
+    sweep = sweep_of(out, "C")
+    if sweep:
+        ends, sweeps = ends_of_sweeps(sweep)
+        lines += [
+            "",
+            f"In {ends} of {sweeps} sweeps the best learning rate is the lowest or highest tried.",
+        ]
 
     def draw() -> Figure:
         figure, (left, right) = pictures.panels(5, 4.4, height=pictures.forest_height(found))
@@ -180,8 +188,23 @@ def companions(out: Path) -> Section:
         return figure
 
     setting = "network (a), CIFAR-10, 1 epoch, each at its best rate"
-    records, sweep = records_of(runs), sweep_of(out, "C")
+    records = records_of(runs)
     return Section(BLOCKS["C"].question, setting, lines, draw, found, records, sweep=sweep)
+
+
+def ends_of_sweeps(records: Sequence[results.Record]) -> tuple[int, int]:
+    """In how many sweeps the best learning rate is the lowest or highest tried, and of how many."""
+    reached: dict[tuple, dict[float, float]] = {}
+    for record in records:
+        setting = setting_of(record)
+        assert isinstance(setting, Setting)
+        by_rate = reached.setdefault((setting.optimizer, setting.norm, setting.arm), {})
+        by_rate[setting.learning_rate] = record["accuracy"] or 0.0
+    ends = 0
+    for by_rate in reached.values():
+        best = max(by_rate.items(), key=lambda item: item[1])[0]
+        ends += best in (min(by_rate), max(by_rate))
+    return ends, len(reached)
 
 
 def areas(out: Path) -> Section:

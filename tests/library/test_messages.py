@@ -24,7 +24,7 @@ class TestWritten:
     @pytest.mark.parametrize(
         "value",
         [None, True, 1.5, "tensor", wcgc.FLAX, {"kernel": wcgc.FLAX}, (-2, -1), wcgc.by_path],
-        ids=repr,
+        ids=lambda value: type(value).__name__,
     )
     def test_what_is_short(self, value):
         assert written(value) == repr(value)
