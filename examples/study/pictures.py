@@ -89,7 +89,7 @@ def over_steps(axes: Axes, distances: Mapping[Arm, Sequence[Sequence[float]]]) -
 
 def scatter(axes: Axes, points: Mapping[str, tuple[float, float]], labels: tuple[str, str]) -> None:
     """Named points, the names of neighbours above and below."""
-    for number, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda item: item[1])):
+    for number, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda item: item[1][1])):
         axes.plot(x, y, "o", color="tab:red", markersize=4)
         place = (4, 3 if number % 2 else -9)
         axes.annotate(name, (x, y), place, textcoords="offset points", fontsize=7)
