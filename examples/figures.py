@@ -26,10 +26,11 @@ from typing import Any
 
 import tyro
 
-from examples.engine import exits, intervals, results
+from examples.engine import exits, results
 from examples.paper import summary
 from examples.paper.experiments import file_of
 from examples.study import report
+from examples.study.comparisons import Comparison
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "figures.json"
@@ -170,9 +171,11 @@ def of_records(path: Path) -> Entry:
     """
     records = results.read(path)
     section, *_ = summary.summarize(3, records)
-    told = [line for line in section.lines if len(line.gains) > 1]  # those with an interval
-    confidence = 1 - (1 - intervals.CONFIDENCE) / max(1, len(told))
-    corrected = {line.row: intervals.student(line.gains, confidence) for line in section.lines}
+    told = sum(len(line.gains) > 1 for line in section.lines)  # those with an interval
+    corrected = {
+        line.row: Comparison(line.row.method, line.gains, max(1, told)).corrected
+        for line in section.lines
+    }
     values = {
         line.row.method: {
             "ours": line.mean,

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from wcgc._axes import Shape
-from wcgc._provenance import Value, View, agreed, opaque
+from wcgc._provenance import Value, View, agreed, common_hot, opaque
 from wcgc._rearrangements import broadcast
 from wcgc._recorder import Recorder
 from wcgc._uses import MULTIPLIED, SELF, through
@@ -123,8 +123,7 @@ def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Valu
 
 def _selected(which: Value, cases: list[Value]) -> frozenset[int]:
     """Along which dimensions a choice is one-hot: as all cases are, or as `which` is itself."""
-    rest = [case.hot for case in cases if not case.zero]
-    shared = frozenset.intersection(*rest) if rest else frozenset()
+    shared = common_hot(cases)
     return shared | which.hot if cases[0].zero else shared
 
 

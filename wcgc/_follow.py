@@ -9,7 +9,7 @@ import numpy as np
 
 from wcgc import _contractions, _elementwise, _rearrangements
 from wcgc._axes import Shape
-from wcgc._provenance import Value, View, agreed, lump, opaque
+from wcgc._provenance import Value, View, agreed, common_hot, lump, opaque
 from wcgc._rearrangements import fitted, stacked, unstacked
 from wcgc._recorder import Recorder
 from wcgc._uses import through
@@ -252,7 +252,7 @@ class Follower:
         """What is known of a value that is one of two."""
         varies = tuple(map(any, zip(a.varies, b.varies, strict=True)))
         zero = a.zero and b.zero
-        hot = b.hot if a.zero else a.hot if b.zero else a.hot & b.hot
+        hot = common_hot((a, b))
         if a.inputs == b.inputs:
             views = agreed(a.views, b.views, "it is rearranged differently in a loop or a branch")
             return Value(a.shape, varies, a.inputs, views, zero, hot)
@@ -263,17 +263,18 @@ class Follower:
     def _unknown(self, eqn: Any, operands: list[Value]) -> list[Value]:
         name = eqn.primitive.name
         inputs = any(value.inputs for value in operands)
-        how = f"it is handed to {name} with inputs, which cannot be looked into"
+        how = through(name)
         views: dict[int, View] = {}
+        meets = inputs or _has_state(eqn) or not eqn.outvars
         for value in operands:
-            views = agreed(views, {n: v.alter(through(name)) for n, v in value.views.items()}, how)
-        if inputs or _has_state(eqn) or not eqn.outvars:
-            for value in operands:
-                if value.inputs:
-                    self.record.meet(value, f"an operand of {name}")
-                else:
-                    self.record.refuse(value, how)
-            views = {}
+            if not meets:
+                altered = {number: view.alter(how) for number, view in value.views.items()}
+                views = agreed(views, altered, how)
+            elif value.inputs:
+                self.record.meet(value, f"an operand of {name}")
+            else:
+                handed = f"it is handed to {name} with inputs, which cannot be looked into"
+                self.record.refuse(value, handed)
         results = []
         for variable in eqn.outvars:
             shape = _shape(variable)

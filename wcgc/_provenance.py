@@ -159,6 +159,12 @@ class Value:
         return dataclasses.replace(self, views=views, pieces=None)
 
 
+def common_hot(values: Iterable[Value]) -> frozenset[int]:
+    """Along which dimensions all values are one-hot, zeros apart: what may be any of them is so."""
+    rest = [value.hot for value in values if not value.zero]
+    return frozenset.intersection(*rest) if rest else frozenset()
+
+
 def opaque(shape: Shape, inputs: bool) -> Value:
     """A value of which no more is known."""
     return Value(shape, tuple(n > 1 for n in shape), inputs)

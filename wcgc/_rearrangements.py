@@ -13,6 +13,7 @@ from wcgc._provenance import (
     Value,
     View,
     agreed,
+    common_hot,
     lump,
     merged,
     opaque,
@@ -235,9 +236,8 @@ def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> 
     if any(value.inputs for value in values):
         for value in values:
             record.meet(value, JOINED)
-        rest = [value for value in values if not value.zero]
-        hot = frozenset.intersection(*(value.hot for value in rest))
-        hot -= {d} if len(rest) > 1 else set()
+        is_one_piece = sum(not value.zero for value in values) == 1
+        hot = common_hot(values) - (set() if is_one_piece else {d})
         return dataclasses.replace(opaque(shape, True), hot=hot)
     views: dict[int, View] = {}
     for value in values:

@@ -881,6 +881,14 @@ def test_loops_that_rearrange_a_parameter_are_left_alone():
     assert "rearranged differently" in reason(wcgc.trace_axes(turned, array(4, 4), array(2, 4)))
 
 
+def test_zeros_that_inputs_choose_may_be_put_together():
+    def function(w, x):
+        zeros = lax.cond(x[0, 0] > 0, lambda: jnp.zeros((2, 2)), lambda: jnp.zeros((2, 2)))
+        return x @ w + jnp.concatenate([zeros, zeros], 1) @ w
+
+    assert wcgc.trace_axes(function, array(4, 3), array(2, 4)) == FLAX
+
+
 def test_a_choice_between_kernels():
     def function(params, x, i):
         either = lax.cond(i > 0, lambda: params["a"], lambda: params["b"])
