@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wcgc._axes import Shape
-from wcgc._provenance import Digits, Value, View, opaque, repeats
+from wcgc._provenance import Digits, Value, View, lump, opaque, repeats
 from wcgc._recorder import Recorder
 from wcgc._uses import MULTIPLIED, SELF
 
@@ -38,7 +38,7 @@ def dot_general(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> list[Valu
             record.meet(value, MULTIPLIED)
             continue
         summed = [its for its in contracting[1 - i] if other.varies[its]]
-        picked = [] if value.inputs else [its for its in summed if its in other.hot]
+        picked = [its for its in summed if its in other.hot]
         if picked and picked == summed:
             return [_looked_up(sides, i, contracting, batch, shape)]
         roles = ["out"] * len(value.shape)
@@ -101,12 +101,13 @@ def _placed(view: View, sides: Any, i: int, contracting: Pair, batch: Pair) -> l
 
 
 def ragged_dot_general(
-    record: Recorder, eqn: Any, lhs: Value, rhs: Value, *_: Value
+    record: Recorder, eqn: Any, lhs: Value, rhs: Value, sizes: Value
 ) -> list[Value]:
     """`lax.ragged_dot_general`, whose right operand has a group of kernels."""
     numbers = eqn.params["ragged_dot_dimension_numbers"]
     contracting, batch = numbers.dot_dimension_numbers
-    result = [opaque(eqn.outvars[0].aval.shape, True)]
+    inputs = lhs.inputs or rhs.inputs or sizes.inputs
+    result = [opaque(eqn.outvars[0].aval.shape, inputs)]
     if not (lhs.inputs and rhs.views and numbers.rhs_group_dimensions):
         for value in (lhs, rhs):
             record.refuse(value, "it is an operand of ragged_dot in an unusual place")
@@ -131,15 +132,15 @@ def conv_general_dilated(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> 
     if lhs.zero or rhs.zero:
         return [Value(result.shape, (False,) * len(result.shape), zero=True)]
     if not (lhs.inputs or rhs.inputs):
-        view = View(tuple(map(repeats, result.shape)), altered=_FILTERED)
-        return [result.with_views(dict.fromkeys([*lhs.views, *rhs.views], view))]
-    if rhs.inputs and lhs.views and not lhs.inputs:
+        seen = {**lhs.views, **rhs.views}
+        lumped = {n: lump(view, result.shape, _FILTERED) for n, view in seen.items()}
+        return [result.with_views(lumped)]
+    if not lhs.inputs:
         record.refuse(lhs, "it is convolved with a kernel that depends on the inputs")
+        record.refuse(rhs, "a constant is convolved with it and the inputs")
         return [result]
     record.meet(lhs, MULTIPLIED)
-    if rhs.views and not lhs.inputs:
-        record.refuse(rhs, "a constant is convolved with it and the inputs")
-    elif rhs.views and eqn.params["batch_group_count"] > 1:
+    if eqn.params["batch_group_count"] > 1:
         record.refuse(rhs, "it is convolved in groups of samples")
     else:
         out, into = numbers.rhs_spec[:2]

@@ -39,7 +39,7 @@ def add(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     shape, spread = _spread(eqn, values)
     rest = [value for value in spread if not value.zero]
     if len(rest) == 1:
-        return [dataclasses.replace(rest[0], pieces=None)]
+        return rest
     if any(value.inputs for value in rest):
         for value in rest:
             record.meet(value, "added")
@@ -77,7 +77,7 @@ def mul(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 
 def _hot_factors(inputs: bool, *factors: Value) -> frozenset[int]:
     """Along which dimensions a product is one-hot; a constant table of such counts for itself."""
-    return frozenset().union(*(f.hot for f in factors if f.inputs == inputs and not f.views))
+    return frozenset().union(*(f.hot for f in factors if f.inputs == inputs))
 
 
 def _of_both(a: View, b: View, name: str) -> View:
@@ -92,39 +92,38 @@ def _of_both(a: View, b: View, name: str) -> View:
 def div(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     """Quotients: products with an inverse."""
     a, b = values
-    if b.views:
-        (b,) = other(record, eqn, b)
-    return mul(record, eqn, a, b)
+    return mul(record, eqn, a, *other(record, eqn, b))
 
 
 def select(record: Recorder, eqn: Any, which: Value, *cases: Value) -> list[Value]:
     """`lax.select_n`."""
     shape, spread = _spread(eqn, cases)
-    if which.inputs or any(case.inputs for case in cases):
+    along = broadcast(which, shape)
+    inputs = which.inputs or any(case.inputs for case in cases)
+    hot = _selected(inputs, along, spread)
+    if inputs:
         for value in (which, *spread):
             record.meet(value, "put in place of some inputs")
-        hot = _selected(broadcast(which, shape), spread)
         return [dataclasses.replace(opaque(shape, True), hot=hot)]
-    along = broadcast(which, shape)
     views: dict[int, View] = {}
     for case in spread:
         scaled = {n: view.scale(along.varies, by_inputs=False) for n, view in case.views.items()}
         views = agreed(views, scaled, SELF)
-    hidden = {number: view.alter(SELF) for number, view in along.views.items()}
     return [
         Value(
             shape,
             _varies([along, *spread]),
-            views=agreed(views, hidden, SELF),
+            views=agreed(views, along.views, SELF),
             zero=all(case.zero for case in cases),
+            hot=hot,
         )
     ]
 
 
-def _selected(which: Value, cases: list[Value]) -> frozenset[int]:
+def _selected(inputs: bool, which: Value, cases: list[Value]) -> frozenset[int]:
     """Along which dimensions a choice is one-hot: as all cases are, or as `which` is itself."""
     shared = common_hot(cases)
-    return shared | which.hot if cases[0].zero else shared
+    return shared | which.hot if cases[0].zero and which.inputs == inputs else shared
 
 
 def both(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
@@ -136,9 +135,7 @@ def both(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 
 def other(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     """Any other function of each element."""
-    shape, spread = tuple(eqn.outvars[0].aval.shape), list(values)
-    if all(len(value.shape) in (0, len(shape)) for value in values):
-        _, spread = _spread(eqn, values)
+    shape, spread = _spread(eqn, values)
     name = eqn.primitive.name
     inputs = any(value.inputs for value in spread)
     if inputs:

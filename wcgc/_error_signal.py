@@ -11,6 +11,7 @@ from wcgc._arrays import centralized_array, standardized_array, widened
 from wcgc._axes import as_axis
 from wcgc._checks import Scalar, check_eps
 from wcgc._messages import holds_arrays, written
+from wcgc._paths import is_array
 
 ErrorArea = Literal["global", "sample", "channel", "instance"]
 """One mean per batch, per sample, per channel, or per (sample, channel) pair (Table 2)."""
@@ -144,9 +145,9 @@ def _slice_axes(
     if not (isinstance(area, str) and area in get_args(ErrorArea)):
         choices = ", ".join(map(repr, get_args(ErrorArea)))
         raise ValueError(f"area must be one of {choices}, got {written(area)}.")
-    if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)):
-        got = f"dtype {x.dtype}" if hasattr(x, "dtype") else written(x)
-        is_tree = not hasattr(x, "dtype") and holds_arrays(x)
+    if not (is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)):
+        got = f"dtype {x.dtype}" if is_array(x) else written(x)
+        is_tree = not is_array(x) and holds_arrays(x)
         hint = (
             " It takes the output of one layer; a tree of gradients goes to update of "
             "wcgc.centralize_gradients()."

@@ -34,6 +34,7 @@ RULES: dict[str, Rule] = {
     "split": _rearrangements.split,
     "concatenate": _rearrangements.concatenate,
     "stack": _rearrangements.stack,
+    "unstack": _rearrangements.unstack,
     "pad": _rearrangements.pad,
     "reduce_sum": _rearrangements.reduce_sum,
     "iota": _rearrangements.iota,
@@ -93,11 +94,8 @@ CALLS = frozenset(
     {
         "checkpoint",
         "closed_call",
-        "core_call",
         "custom_jvp_call",
-        "custom_lin",
         "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
         "jit",
         "pjit",
         "remat",
@@ -110,6 +108,9 @@ CALLS = frozenset(
 PRINTS = frozenset({"debug_callback", "debug_print"})
 """Operations that nothing depends on."""
 
+STATELESS = frozenset({"DebugEffect", "NamedAxisEffect", "OrderedDebugEffect"})
+"""Effects that change nothing: a print, and that a collective names an axis of the devices."""
+
 
 class Follower:
     """Follows values through programs.
@@ -121,14 +122,13 @@ class Follower:
     def __init__(self, record: Recorder):
         self.record = record
 
-    def run(self, program: Any, operands: Sequence[Value]) -> list[Value]:
+    def run(self, jaxpr: Any, operands: Sequence[Value]) -> list[Value]:
         """The results of a program, open or closed over its constants.
 
         Args:
-          program: a jaxpr.
+          jaxpr: the program.
           operands: what is known of its operands.
         """
-        jaxpr = _open(program)
         known = {variable: opaque(_shape(variable), False) for variable in jaxpr.constvars}
         known.update(zip(jaxpr.invars, operands, strict=True))
 
@@ -136,7 +136,7 @@ class Follower:
             if not hasattr(atom, "val"):
                 return known[atom]
             shape = tuple(np.shape(atom.val))
-            return dataclasses.replace(opaque(shape, False), zero=_is_zero(atom.val))
+            return dataclasses.replace(opaque(shape, False), zero=not np.any(atom.val))
 
         for eqn in jaxpr.eqns:
             results = self._step(eqn, [look_up(atom) for atom in eqn.invars])
@@ -149,22 +149,23 @@ class Follower:
             return []
         if name in RULES:
             return RULES[name](self.record, eqn, *operands)
-        body = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr")))
-        if name in CALLS and body is not None:
-            return self._call(eqn, body, operands)
+        if name in CALLS:
+            return self._call(eqn, operands)
         if name == "cond":
             return self._cond(eqn, operands)
-        if name in ("scan", "while") and any(value.views for value in operands):
-            return self._scan(eqn, operands) if name == "scan" else self._while(eqn, operands)
+        if name == "scan":
+            return self._scan(eqn, operands)
+        if name == "while":
+            return self._while(eqn, operands)
         return self._unknown(eqn, operands)
 
-    def _call(self, eqn: Any, body: Any, operands: list[Value]) -> list[Value]:
+    def _call(self, eqn: Any, operands: list[Value]) -> list[Value]:
+        body = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
         # Inside a shard_map, values are blocks of those outside.
-        invars = _open(body).invars
-        inside = [fitted(value, _shape(v)) for value, v in zip(operands, invars, strict=True)]
+        inside = [fitted(value, _shape(v)) for value, v in zip(operands, body.invars, strict=True)]
         devices_add = self.record.devices_add
         if eqn.primitive.name == "shard_map":
-            self.record.devices_add = _adds_up(_open(body))
+            self.record.devices_add = _adds_up(body)
         results = self.run(body, inside)
         self.record.devices_add = devices_add
         return [
@@ -174,28 +175,30 @@ class Follower:
 
     def _scan(self, eqn: Any, operands: list[Value]) -> list[Value]:
         body, length = eqn.params["jaxpr"], eqn.params["length"]
-        jaxpr = _open(body)
         # What a scan runs through has one dimension more outside; JAX's versions name the counts
         # differently.
         through = [
             len(value.shape) > len(_shape(v))
-            for value, v in zip(operands, jaxpr.invars, strict=True)
+            for value, v in zip(operands, body.invars, strict=True)
         ]
         made = [
             len(_shape(outside)) > len(_shape(inside))
-            for outside, inside in zip(eqn.outvars, jaxpr.outvars, strict=True)
+            for outside, inside in zip(eqn.outvars, body.outvars, strict=True)
         ]
         carried = made.index(True) if True in made else len(made)
         first = (through.index(True) if True in through else len(through)) - carried
         constants = operands[:first]
         carry = operands[first : first + carried]
-        each = [unstacked(value) for value in operands[first + carried :]]
+        whole = operands[first + carried :]
+        each = [unstacked(value) for value in whole]
 
         def step(carry: list[Value]) -> list[Value]:
             return self.run(body, [*constants, *carry, *each])
 
         results = self._until_stable(step, carry, carried)
-        return results[:carried] + [stacked(value, length) for value in results[carried:]]
+        return results[:carried] + [
+            _restacked(stacked(value, length), whole) for value in results[carried:]
+        ]
 
     def _while(self, eqn: Any, operands: list[Value]) -> list[Value]:
         tested, constant = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
@@ -204,23 +207,23 @@ class Follower:
         carry = operands[tested + constant :]
 
         def step(carry: list[Value]) -> list[Value]:
-            self.run(eqn.params["cond_jaxpr"], [*test, *carry])
             return self.run(eqn.params["body_jaxpr"], [*constants, *carry])
 
-        return self._until_stable(step, carry, len(carry))
+        results = self._until_stable(step, carry, len(carry))
+        (goes_on,) = self.run(eqn.params["cond_jaxpr"], [*test, *results])
+        return self._decided(results, goes_on)
 
     def _until_stable(
         self, step: Callable[[list[Value]], list[Value]], carry: list[Value], carried: int
     ) -> list[Value]:
         """The results of a loop when nothing more is learned of what it carries along."""
         uses = self.record.uses
-        carry = [self._loosened(value) for value in carry]
         while True:
             self.record.uses = []
             results = step(carry)
             inside, self.record.uses = self.record.uses, uses
             joined = [
-                self._joined(old, self._loosened(new), "carried along with inputs")
+                self._joined(old, new, "carried along with inputs")
                 for old, new in zip(carry, results[:carried], strict=True)
             ]
             if joined == carry:
@@ -229,14 +232,8 @@ class Follower:
             # A pass that took for a constant what comes to depend on inputs counts for nothing.
             carry = joined
 
-    def _loosened(self, value: Value) -> Value:
-        """The value without what a loop need not keep, so that few passes are needed."""
-        varies = tuple(n > 1 for n in value.shape)
-        return dataclasses.replace(value, varies=varies, pieces=None)
-
     def _cond(self, eqn: Any, operands: list[Value]) -> list[Value]:
         which, *rest = operands
-        self.record.meet(which, "used as a condition")
         branches = [self.run(branch, rest) for branch in eqn.params["branches"]]
         results = branches[0]
         for branch in branches[1:]:
@@ -244,9 +241,12 @@ class Follower:
                 self._joined(a, b, "put in place of some inputs")
                 for a, b in zip(results, branch, strict=True)
             ]
-        return [
-            dataclasses.replace(value, inputs=value.inputs or which.inputs) for value in results
-        ]
+        return self._decided(results, which)
+
+    def _decided(self, values: list[Value], by: Value) -> list[Value]:
+        """The values where a condition decides which of several they are."""
+        self.record.meet(by, "used as a condition")
+        return [dataclasses.replace(value, inputs=value.inputs or by.inputs) for value in values]
 
     def _joined(self, a: Value, b: Value, how: str) -> Value:
         """What is known of a value that is one of two."""
@@ -262,12 +262,12 @@ class Follower:
 
     def _unknown(self, eqn: Any, operands: list[Value]) -> list[Value]:
         name = eqn.primitive.name
-        inputs = any(value.inputs for value in operands)
+        # What is read from a reference may be inputs that have been written there.
+        inputs = _has_state(eqn) or any(value.inputs for value in operands)
         how = through(name)
         views: dict[int, View] = {}
-        meets = inputs or _has_state(eqn) or not eqn.outvars
         for value in operands:
-            if not meets:
+            if not inputs:
                 altered = {number: view.alter(how) for number, view in value.views.items()}
                 views = agreed(views, altered, how)
             elif value.inputs:
@@ -286,18 +286,37 @@ class Follower:
         return results
 
 
+def _restacked(made: Value, whole: Sequence[Value]) -> Value:
+    """What a loop has made, which lies along the axes that it ran through.
+
+    These count as cut, since what the loop does may differ from place to place.
+    """
+    if made.inputs:
+        return made
+    views = dict(made.views)
+    for value in whole:
+        for number in value.views.keys() & made.views.keys():
+            before, view = value.views[number], made.views[number]
+            lost = frozenset((axis, f.role("batch")) for f in before.dims[0] for axis in f.axes)
+            if lost <= view.gone:
+                digits = tuple(dataclasses.replace(f, part=True) for f in before.dims[0])
+                view = dataclasses.replace(view, gone=view.gone - lost | before.gone)
+                views[number] = view.rearrange([digits, *view.dims[1:]])
+    return made.with_views(views)
+
+
 def _adds_up(jaxpr: Any) -> bool:
     """Whether a program on several devices adds up what they have, somewhere in it."""
     return any(
         eqn.primitive.name.startswith(("psum", "reduce_scatter"))
-        or any(_adds_up(_open(body)) for body in _bodies(eqn))
+        or any(_adds_up(body) for body in _bodies(eqn))
         for eqn in jaxpr.eqns
     )
 
 
 def _bodies(eqn: Any) -> list[Any]:
     given = [each for value in eqn.params.values() for each in _listed(value)]
-    return [each for each in given if hasattr(each, "eqns") or hasattr(each, "jaxpr")]
+    return [each for each in given if hasattr(each, "eqns")]
 
 
 def _listed(value: Any) -> Any:
@@ -309,20 +328,10 @@ def _fits(view: View, shape: Shape) -> bool:
     return shape == tuple(math.prod(factor.size for factor in digits) for digits in view.dims)
 
 
-def _open(program: Any) -> Any:
-    # JAX before 0.11 keeps the constants of a jaxpr in another object around it.
-    return program if hasattr(program, "invars") else program.jaxpr
-
-
 def _shape(variable: Any) -> Shape:
     return tuple(getattr(variable.aval, "shape", ()))
 
 
-def _is_zero(value: Any) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biufc" and not value
-
-
 def _has_state(eqn: Any) -> bool:
     """Whether an operation reads or writes what is no value, such as a reference."""
-    variables = (*eqn.invars, *eqn.outvars)
-    return bool(eqn.effects) or any("Ref" in type(v.aval).__name__ for v in variables)
+    return any(type(effect).__name__ not in STATELESS for effect in eqn.effects)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from wcgc._axes import LeftAlone
 from wcgc._axes_of import NOT_SELECTED
 from wcgc._messages import quoted
-from wcgc._paths import is_empty, parts_of
+from wcgc._paths import is_array, is_empty, parts_of
 from wcgc._selection import Leaf
 from wcgc._vouch import OF_EQUINOX
 
@@ -78,9 +78,7 @@ def _warn_if_nothing_is_chosen(leaves: Sequence[Leaf]) -> None:
 
 
 def _is_parameter(leaf: Any) -> bool:
-    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
-        return False
-    return jnp.issubdtype(leaf.dtype, jnp.inexact) and 0 not in leaf.shape
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact) and 0 not in leaf.shape
 
 
 def _warn_of_guesses(chosen: Sequence[Leaf]) -> None:

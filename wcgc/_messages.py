@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wcgc._paths import Key, path_of, shown
+from wcgc._paths import Key, is_array, path_of, shown
 
 LONGEST = 200
 """How many characters a value may take before its type stands for it."""
@@ -20,7 +20,7 @@ TO_MATCH = 40
 
 def written(value: Any) -> str:
     """The value if it is short, else its type; of an array with axes, the shape."""
-    if is_array(value):
+    if _has_axes(value):
         return f"{kind(value)} of shape {tuple(value.shape)}"
     if holds_arrays(value):
         return kind(value)
@@ -37,15 +37,13 @@ def kind(value: Any) -> str:
     return "Array" if isinstance(value, jax.Array) else type(value).__name__
 
 
-def is_array(value: Any) -> bool:
-    """Whether it is an array with axes, or a description of one."""
-    is_instance = not isinstance(value, type)
-    return is_instance and hasattr(value, "dtype") and getattr(value, "shape", ()) != ()
+def _has_axes(value: Any) -> bool:
+    return is_array(value) and value.shape != ()
 
 
 def holds_arrays(value: Any) -> bool:
     """Whether it is an array with axes, or a tree that holds one."""
-    return any(map(is_array, jax.tree.leaves(value)))
+    return any(map(_has_axes, jax.tree.leaves(value)))
 
 
 def where_trees_go(value: Any) -> str:

@@ -39,6 +39,12 @@ def is_empty(node: Any) -> bool:
     return node is None or isinstance(node, optax.MaskedNode)
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether it is an array or a description of one, of any number of axes."""
+    # The class np.float32 has both attributes, too.
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
+
+
 def flatten(
     tree: Any, is_leaf: Callable[[Any], bool] = is_empty
 ) -> tuple[list[tuple[Key, Any]], Any]:

@@ -110,10 +110,8 @@ class View:
     def cut_short(self, dims: Iterable[int]) -> "View":
         """The view when these dimensions are summed over, which may hold a part of an axis."""
         digits = (factor for d in dims for factor in self.dims[d])
-        short = {
-            axis for f in digits if f.part or f.picked in ("batch", "lookup") for axis in f.axes
-        }
-        return dataclasses.replace(self, partial=self.partial | short) if short else self
+        short = {axis for f in digits if f.part or f.is_picked for axis in f.axes}
+        return dataclasses.replace(self, partial=self.partial | short)
 
     def lose(self, digits: Iterable[Factor], role: str) -> "View":
         """The view without digits that had a role, which are batch or look-ups if picked."""
@@ -126,7 +124,7 @@ class View:
 
     def drop(self, dims: Iterable[int], role: str) -> "View":
         """The view without dimensions whose digits have been consumed in a role."""
-        dims = {d % len(self.dims) for d in dims}
+        dims = set(dims)
         lost = [factor for d in dims for factor in self.dims[d]]
         kept = (digits for d, digits in enumerate(self.dims) if d not in dims)
         return self.lose(lost, role).rearrange(kept)
@@ -275,7 +273,7 @@ def reshaped(view: View, shape: Shape) -> View:
         size = shape[len(dims)]
         if size == 1:
             end = at + 1 if at < len(factors) and factors[at].size == 1 else at
-            while end > at and end < len(factors) and factors[end].picked == "block":
+            while end < len(factors) and factors[end].picked == "block":
                 end += 1
             dims.append(tuple(factors[at:end]))
             at = end
@@ -337,10 +335,13 @@ def reshaped_dims(
     # A parameter with the dimension's number for an axis tells it.
     view = reshaped(View(tuple((Factor((d,), n),) for d, n in enumerate(old))), new)
     along = [n > 1 and any(varies[axis] for axis in view.axes([d])) for d, n in enumerate(new)]
+    # Dimensions of length one may have joined it.
     source = {
-        d: digits[0].axes[0]
+        d: axis
         for d, digits in enumerate(view.dims)
-        if len(digits) == 1 and len(digits[0].axes) == 1 and old[digits[0].axes[0]] == new[d]
+        for factor in digits
+        for axis in factor.axes
+        if factor.size == new[d] == old[axis] > 1 and len(factor.axes) == 1
     }
     return tuple(along), source
 

@@ -67,18 +67,18 @@ def broadcast(value: Value, shape: Shape, into: Sequence[int] | None = None) -> 
         into = range(len(shape)) if value.shape else ()
     source = {there: here for here, there in enumerate(into)}
     varies = [d in source and value.varies[source[d]] for d in range(len(shape))]
+    whole = {d: old for d, old in source.items() if value.shape[old] == shape[d]}
 
     def digits(view: View, d: int) -> Digits:
         here = view.dims[source[d]] if d in source else ()
-        copied = d not in source or value.shape[source[d]] != shape[d]
-        return here + repeats(shape[d]) if copied else here
+        return here if d in whole else here + repeats(shape[d])
 
     return rearranged(
         value,
         shape,
         varies,
         lambda view: view.rearrange(digits(view, d) for d in range(len(shape))),
-        source,
+        whole,
     )
 
 
@@ -173,7 +173,7 @@ def _cut(value: Value, d: int, start: int | None, size: int, picked: str = "batc
         which = bisect.bisect_right(begins, start) - 1
         within = start - begins[which]
         if within + size <= pieces[which].shape[d]:
-            return _cut(pieces[which], d, within, size, picked)
+            return _cut(pieces[which], d, within, size)
     shape = (*value.shape[:d], size, *value.shape[d + 1 :])
     return rearranged(
         value,
@@ -199,9 +199,10 @@ def dynamic_slice(record: Recorder, eqn: Any, value: Value, *starts: Value) -> l
     """`lax.dynamic_slice`."""
     inputs = value.inputs
     for d, (start, size) in enumerate(zip(starts, _shape(eqn), strict=True)):
+        record.meet(start, "used as an index")
         inputs |= start.inputs and size < value.shape[d]
         value = _cut(value, d, None, size, "lookup" if start.inputs else "batch")
-    return [dataclasses.replace(value, inputs=inputs, zero=False, pieces=None)]
+    return [dataclasses.replace(value, inputs=inputs)]
 
 
 def split(record: Recorder, eqn: Any, value: Value) -> list[Value]:
@@ -226,10 +227,16 @@ def concatenate(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 def stack(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
     """`lax.stack`: a concatenation along a new dimension."""
     shape = _shape(eqn)
-    d = eqn.params["axis"] % len(shape)
+    d = eqn.params["axis"]
     piece = (*shape[:d], 1, *shape[d + 1 :])
     into = [i for i in range(len(shape)) if i != d]
     return [_joined(record, [broadcast(value, piece, into) for value in values], d, shape)]
+
+
+def unstack(record: Recorder, eqn: Any, value: Value) -> list[Value]:
+    """`lax.unstack`: the values along a dimension, one by one."""
+    d = eqn.params["axis"]
+    return [_without(_cut(value, d, i, 1), [d], "one") for i in range(value.shape[d])]
 
 
 def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> Value:
@@ -261,10 +268,10 @@ def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> 
 def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
     """`lax.pad`."""
     shape = _shape(eqn)
+    hot = value.hot if filler.zero else frozenset()
     if value.inputs or filler.inputs:
-        record.meet(value, "padded")
-        record.meet(filler, "padded")
-        hot = value.hot if filler.zero else frozenset()
+        for each in (value, filler):
+            record.meet(each, "padded")
         return [dataclasses.replace(opaque(shape, True), hot=hot)]
     # Less than none at one end cuts places off, even where as many are added at the other.
     cut = [low < 0 or high < 0 for low, high, _ in eqn.params["padding_config"]]
@@ -277,12 +284,16 @@ def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
             for digits, old, n, short in zip(view.dims, value.shape, shape, cut, strict=True)
         ),
     )
+    views = longer.views
     if not filler.zero:
         how = "it is padded with more than zeros"
-        longer = longer.with_views({n: view.alter(how) for n, view in longer.views.items()})
-        views = agreed(longer.views, {n: view.alter(how) for n, view in filler.views.items()}, how)
-        longer = longer.with_views(views)
-    return [dataclasses.replace(longer, zero=value.zero and filler.zero)]
+        inside, around = (
+            {n: view.alter(how) for n, view in each.views.items()}
+            for each in (longer, broadcast(filler, shape))
+        )
+        views = agreed(inside, around, how)
+    zero = value.zero and filler.zero
+    return [dataclasses.replace(longer, views=views, zero=zero, hot=hot)]
 
 
 def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Value]:
@@ -297,25 +308,33 @@ def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Val
     paired = dict(
         zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
     )
+    count = math.prod(n for i, n in enumerate(index_shape) if i not in paired.values())
+    # Along the dimensions of several constant indices, what they pick lies in another order.
+    ordered = [
+        d
+        for d, n in enumerate(sizes)
+        if d not in paired and n < value.shape[d] and not indices.inputs and count > 1
+    ]
 
     def change(view: View) -> View:
         dims: list[Digits] = [()] * len(shape)
-        # Along the dimensions of constant indices, what they pick lies in another order.
-        indexed = () if indices.inputs else sum((view.dims[d] for d in collapsed), ())
+        indexed = tuple(factor for d in ordered for factor in view.dims[d])
         for place, n in zip(places, index_shape, strict=True):
             dims[place] = merged(indexed, n, part=True) if n > 1 else ()
         offsets = iter(numbers.offset_dims)
         for d, digits in enumerate(view.dims):
+            alone = d in ordered and sizes[d] == 1
+            left = () if alone else sliced(digits, None, sizes[d], picked)
             if d in paired:
                 dims[places[paired[d]]] = digits
-            elif d not in collapsed:
-                dims[next(offsets)] = sliced(digits, None, sizes[d], picked)
-            elif indices.inputs or math.prod(index_shape) == 1:
-                view = view.lose(sliced(digits, None, 1, picked), "one")
+            elif d in collapsed:
+                view = view.lose(left, "one")
+            else:
+                dims[next(offsets)] = left
         return view.rearrange(dims)
 
     kept = [d for d in range(len(value.shape)) if d not in collapsed and d not in paired]
-    source = {new: d for new, d in zip(numbers.offset_dims, kept, strict=True) if inputs}
+    source = dict(zip(numbers.offset_dims, kept, strict=True))
     looked_up = dataclasses.replace(value, inputs=inputs, zero=False)
     return [rearranged(looked_up, shape, [n > 1 for n in shape], change, source)]
 
@@ -333,8 +352,10 @@ def scatter(record: Recorder, eqn: Any, value: Value, indices: Value, new: Value
             result = dataclasses.replace(result, hot=frozenset(placed))
         return [result]
     views = {n: view.alter(SCATTERED) for n, view in value.views.items()}
-    lumped = {n: lump(view, shape, SCATTERED) for n, view in new.views.items()}
-    return [opaque(shape, False).with_views(agreed(views, lumped, SCATTERED))]
+    for each in (indices, new):
+        lumped = {n: lump(view, shape, SCATTERED) for n, view in each.views.items()}
+        views = agreed(views, lumped, SCATTERED)
+    return [opaque(shape, False).with_views(views)]
 
 
 def reduce_otherwise(record: Recorder, eqn: Any, value: Value) -> list[Value]:
@@ -358,16 +379,18 @@ def fitted(value: Value, shape: Shape) -> Value:
         # One place of many on other devices.
         value.varies,
         lambda view: view.rearrange(map(resized, view.dims, shape)),
+        # Put together, the blocks of several devices have a place that is not zero each.
+        {d: d for d, n in enumerate(value.shape) if shape[d] <= n},
     )
 
 
 def all_gather(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
     """`lax.all_gather` of the blocks of a sharded value."""
     shape, d = _shape(eqn), eqn.params["all_gather_dimension"]
-    if not eqn.params["tiled"]:
-        piece = (*shape[:d], 1, *shape[d + 1 :])
-        value = broadcast(value, piece, [i for i in range(len(shape)) if i != d])
-    whole = fitted(value, shape)
+    if eqn.params["tiled"]:
+        whole = fitted(value, shape)
+    else:
+        whole = broadcast(value, shape, [i for i in range(len(shape)) if i != d])
     return [dataclasses.replace(whole, varies=tuple(n > 1 for n in shape))]
 
 

@@ -109,14 +109,22 @@ def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Ro
     needed = [
         d
         for d in (*summed, *kept)
-        if any(view.axes([d]) for view in bonded) and not all(view.axes([d]) for view in bonded)
+        if any(_along(view, d) for view in bonded) and not all(_along(view, d) for view in bonded)
     ]
-    if not any(
-        all(view.axes([d]) for d in needed) and view.axes(summed) and view.axes(kept)
+    kernels = [
+        view
         for view in views.values()
-        if not view.bonds and not view.altered
-    ):
+        if not view.bonds
+        and not view.altered
+        and all(_along(view, d) for d in needed)
+        and any(_along(view, d) for d in summed)
+        and any(_along(view, d) for d in kept)
+    ]
+    if not kernels:
         return None if bonded else {}
+    # A kernel of one output cannot be told from a bias of one place.
+    if not any(all(_long(view, d) for d in needed) for view in kernels):
+        return {}
     found: dict[int, set[tuple[int, str]]] = {}
     reached = [number for number, view in views.items() if view.bonds and view.axes(summed)]
     first = set(reached)
@@ -129,11 +137,22 @@ def _directions(views: Mapping[int, View], roles: Sequence[str]) -> dict[int, Ro
                 continue
             found[number].add((axis, "out"))
             for other in [n for n, view in views.items() if n != number and _has(view, bond)]:
-                if bond in crossed or other in found or other in first:
+                if bond in crossed or other in first:
                     return {}
                 crossed[bond] = other
                 reached.append(other)
     return {number: frozenset(found[number]) for number in reached}
+
+
+def _along(view: View, d: int) -> bool:
+    """Whether a view has an axis in a dimension, other than one of length one that is repeated."""
+    repeated = any(not factor.axes for factor in view.dims[d])
+    return _long(view, d) or (not repeated and bool(view.axes([d])))
+
+
+def _long(view: View, d: int) -> bool:
+    """Whether a view has more than one place along a dimension, be they on several devices."""
+    return any(f.axes and (f.size > 1 or f.picked == "block") for f in view.dims[d])
 
 
 def _has(view: View, bond: int) -> bool:

@@ -12,7 +12,7 @@ from wcgc._annotations import Axes
 from wcgc._arrays import centralized_array, widened
 from wcgc._axes import FLAX, KernelAxes, Shape
 from wcgc._messages import listed, quoted
-from wcgc._paths import Key, flatten, path_of, shown
+from wcgc._paths import Key, flatten, is_array, path_of, shown
 from wcgc._roles import Norm, Rules, assign
 from wcgc._selection import as_array, select
 
@@ -117,7 +117,7 @@ def layer_norm_to_rms_norm(
     leaves = {
         leaf.key: _Leaf(shown(path_of(leaf.key)), as_array(leaf.key, leaf.value), leaf.kernel_axes)
         for leaf in chosen
-        if hasattr(leaf.value, "shape") and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
+        if is_array(leaf.value) and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
     }
     written, found = assign(leaves, writers, norms, others)
     width = _width([leaves[key] for key in written])

@@ -12,7 +12,7 @@ from wcgc._annotations import Axes, Mask
 from wcgc._axes import FLAX, Area, KernelAxes, LeftAlone, batch_count, check_area, slice_axes_of
 from wcgc._lookup import AXES, MASK, NO_ENTRY, Entry, check_entries, lookup
 from wcgc._messages import listed, quoted
-from wcgc._paths import Key, flatten, is_empty
+from wcgc._paths import Key, flatten, is_array, is_empty
 from wcgc._vouch import vouched
 
 
@@ -157,7 +157,7 @@ def _decide(key: Key, leaf: Any, area: Area, entry: Entry, masked_in: bool) -> L
     axes = entry.value
     if is_empty(leaf):
         return alone("empty node")
-    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+    if not is_array(leaf):
         return alone("not an array")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return alone(f"dtype {leaf.dtype} is not floating or complex")

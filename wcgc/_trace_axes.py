@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from wcgc._axes import KernelAxes, LeftAlone
 from wcgc._follow import Follower
+from wcgc._paths import is_array
 from wcgc._provenance import opaque, parameter
 from wcgc._recorder import Recorder
 from wcgc._uses import Use, verdict
@@ -157,8 +158,8 @@ def _verdicts(
     found: dict[int, Verdict] = dict(constant or {})
     found |= {i: why for i, leaf in enumerate(leaves) if i not in found and (why := _unfit(leaf))}
     inputs, treedef = jax.tree.flatten((args, kwargs))
-    traced_leaves = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
-    traced_inputs = [i for i, leaf in enumerate(inputs) if _is_array(leaf)]
+    traced_leaves = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+    traced_inputs = [i for i, leaf in enumerate(inputs) if is_array(leaf)]
     if not traced_inputs:
         raise ValueError(
             "trace_axes follows the parameters to where they meet the inputs, but there is no "
@@ -176,7 +177,7 @@ def _verdicts(
     def flat(leaf_arrays: Sequence[Any], input_arrays: Sequence[Any]) -> list[Any]:
         values = _filled(leaves, traced_leaves, leaf_arrays)
         args, kwargs = jax.tree.unflatten(treedef, _filled(inputs, traced_inputs, input_arrays))
-        return [leaf for leaf in jax.tree.leaves(call(values, args, kwargs)) if _is_array(leaf)]
+        return [leaf for leaf in jax.tree.leaves(call(values, args, kwargs)) if is_array(leaf)]
 
     abstract = [_abstract(leaves[i]) for i in traced_leaves]
     program = jax.make_jaxpr(flat)(abstract, [_abstract(inputs[i]) for i in traced_inputs])
@@ -198,7 +199,7 @@ def _verdicts(
 
 def _unfit(leaf: Any) -> LeftAlone | None:
     """Why a leaf is no kernel whatever the function does with it."""
-    if not _is_array(leaf):
+    if not is_array(leaf):
         return LeftAlone("not an array")
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return LeftAlone(f"dtype {leaf.dtype} is not floating or complex")
@@ -212,10 +213,6 @@ def _filled(values: Sequence[Any], places: Sequence[int], arrays: Sequence[Any])
     for place, array in zip(places, arrays, strict=True):
         filled[place] = array
     return filled
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _abstract(leaf: Any) -> Any:

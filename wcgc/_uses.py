@@ -112,12 +112,12 @@ def verdict(uses: Iterable[Use], shape: Shape) -> KernelAxes | LeftAlone:
             return settled
         for axis, role in settled.items():
             joined = _joined(roles.get(axis, role), role)
-            if joined is None:
+            if joined is None and shape[axis] > 1:
                 return LeftAlone(
                     f"it is used in two ways: its axis {axis} is {_NAMES[roles[axis]]} axis in one "
                     f"place and {_NAMES[role]} axis in another"
                 )
-            roles[axis] = joined
+            roles[axis] = joined or role
     for use in uses:
         if use.kind == "faint" and (why := _beside(use, roles)):
             return LeftAlone(why)

@@ -8,7 +8,7 @@ from typing import Any
 
 from wcgc._axes import KernelAxes, LeftAlone, Shape
 from wcgc._lookup import Entry
-from wcgc._paths import Key, nodes, parts_of, path_of
+from wcgc._paths import Key, is_array, nodes, parts_of, path_of
 
 NO_KERNELS = (
     "bias",
@@ -76,7 +76,7 @@ def vouched(
     }
     if not layouts:
         return entries
-    shapes = {key: tuple(leaf.shape) for key, leaf in leaves if hasattr(leaf, "shape")}
+    shapes = {key: tuple(leaf.shape) for key, leaf in leaves if is_array(leaf)}
     places = {parts_of(key) for key in shapes}
     layers, equinox_kernels = _equinox_parameters(tree)
     alone: dict[Key, Entry] = {}
@@ -124,7 +124,7 @@ def vouched(
 
 
 def _alone(reason: str, doubted: bool = False) -> Entry:
-    return Entry(LeftAlone(reason), is_layout=True, doubted=doubted)
+    return Entry(LeftAlone(reason), doubted=doubted)
 
 
 def _equinox_parameters(tree: Any) -> tuple[dict[Key, Any], set[Key]]:
@@ -196,8 +196,10 @@ def _fits(bias: Shape, kernel: Shape, out_axes: tuple[int, ...]) -> bool:
     """Whether a layer of this kernel has such a bias: one number per output, of all batches."""
     if len(bias) >= len(kernel):
         longer = tuple(size for size in bias if size > 1)
-        if len(longer) > 1 or len(bias) > len(kernel):
-            return True  # As the bias of Keras's GRU is, which is two in one array.
+        if len(longer) > 1:
+            # Keras's GRU has two biases in one array. They tell nothing of a kernel that has all
+            # other axes for outputs or batches.
+            return len(kernel) == len(out_axes) + 1
         bias = longer or (1,)
     wanted = tuple(kernel[axis] for axis in sorted(out_axes))
     if len(kernel) == 2:  # There is nothing to mistake but the order.

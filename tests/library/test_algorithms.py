@@ -303,6 +303,12 @@ class TestSixteenBits:
                 error = 8 * float(jnp.finfo(dtype).eps)  # Of params up to 2, less steps.
                 np.testing.assert_allclose(np.float32(update), expected[name], atol=error)
 
+    def test_the_moments_of_whole_numbers_keep_their_dtype(self):
+        params = {"kernel": jnp.eye(3, dtype=jnp.bfloat16), "count": jnp.ones(2, jnp.int8)}
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(wcgc.algorithm_3(1e-3).init(params))]
+        # The count of the steps, and two moments of each leaf.
+        assert sorted(map(str, dtypes)) == ["float32"] * 2 + ["int32"] + ["int8"] * 2
+
     def test_injected_numbers_are_told(self):
         params = {"kernel": jnp.eye(3, dtype=jnp.bfloat16)}
         tx = optax.inject_hyperparams(wcgc.algorithm_3)(learning_rate=0.1)

@@ -109,10 +109,11 @@ class TestKernelAxes:
             KernelAxes(**arguments)
 
     def test_needs_outputs(self):
-        with pytest.raises(
-            ValueError,
-            match=r"^out_axis is empty; .* the KernelAxes for a parameter that is not a kernel\.$",
-        ):
+        message = (
+            r"^out_axis is empty; name at least one axis, or give None in place of the KernelAxes "
+            r"for a parameter that is not a kernel\.$"
+        )
+        with pytest.raises(ValueError, match=message):
             KernelAxes(out_axis=())
 
     @pytest.mark.parametrize("flag", [True, False, np.True_])

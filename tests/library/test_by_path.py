@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,29 @@ class TestOtherwise:
         assert reasons["enc/scale"] == "a scale"
         assert reasons["dec/0/kernel"] == "the first"
         assert reasons["dec/1/kernel"] == "axes are None"
+
+    def test_sees_the_whole_tree(self):
+        def last(tree):
+            assert tree is PARAMS
+            return {"enc": None, "dec": [None, FLAX]}
+
+        axes = by_path(("dec/0", EQUINOX), otherwise=last)
+        expected = {"dec/0/kernel": (1,), "dec/1/kernel": (0,)}
+        assert averaged(axes) == averaged(axes(PARAMS)) == expected
+
+    @pytest.mark.parametrize("empty", [None, optax.MaskedNode()], ids=["None", "cut"])
+    def test_says_nothing_of_what_is_not_there(self, empty):
+        tree = {"dec": KERNEL, "enc": {"kernel": KERNEL, "frozen": empty}}
+        axes = by_path(("dec", EQUINOX), otherwise=FLAX)
+        assert averaged(axes, tree) == {"dec": (1,), "enc/kernel": (0,)}
+        assert axes(tree) == {"dec": EQUINOX, "enc": {"kernel": FLAX, "frozen": None}}
+
+    def test_a_layout_knows_modules_of_equinox(self):
+        model = {"head": KERNEL, "body": eqx.nn.Linear(2, 3, key=jax.random.key(0))}
+        rows = wcgc.explain(model, axes=by_path(("head", FLAX), otherwise=FLAX)).rows
+        reasons = {row.path: row.reason for row in rows}
+        assert reasons["head"] == ""
+        assert reasons["body/weight"] == "Equinox's layout is (out, in, ...)"
 
     def test_by_default_leaves_alone(self):
         rows = wcgc.explain(PARAMS, axes=by_path(("dec", FLAX))).rows
@@ -170,6 +194,11 @@ class Network(nn.Module):
 @pytest.fixture(scope="module")
 def variables():
     return Network().init(jax.random.key(0), jnp.ones((1, 3)))
+
+
+def test_whole_numbers_with_axes_do_not_count_steps():
+    numbers = jnp.ones((2, 2), int)
+    assert wcgc.centralize(numbers, axes=by_path(("^$", FLAX))) is numbers
 
 
 class TestBoxedVariables:

@@ -241,7 +241,7 @@ class TestErrors:
         ("x", "got"), [(np.ones((2, 2), int), "dtype int64"), ([[1.0, 2.0]], r"\[\[1\.0, 2\.0\]\]")]
     )
     def test_what_carries_no_error(self, function, x, got):
-        message = f"x must be a floating or complex array to carry an error, got {got}"
+        message = rf"x must be a floating or complex array to carry an error, got {got}\.$"
         with pytest.raises(TypeError, match=message):
             function(x, "channel")
 
@@ -287,6 +287,14 @@ class TestDerivatives:
             return jnp.sum(jnp.abs(wcgc.standardize_error(x, "sample", eps))).astype(jnp.float32)
 
         assert jax.grad(loss)(1e-3) == 0
+
+    def test_a_whole_eps_is_the_same_number(self):
+        error = jnp.array([[-3.0], [3.0]])
+        # (9 + 16)**-0.5 is 1/5.
+        expected = [[-0.6], [0.6]]
+        for eps in 16, 16.0:
+            result = backward(wcgc.standardize_error, error, "channel", eps)
+            np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("axis", [True, 1.0, None, "last"])

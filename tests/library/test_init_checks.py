@@ -89,6 +89,10 @@ class TestConstantSlices:
         message = warned(params, axes=wcgc.by_path(("kernel|weight", FLAX)))
         assert "'norm/weight' of shape (4, 3), constant" in message
 
+    @pytest.mark.parametrize("norm", [2.0, "keep"])
+    def test_normalization_erases_none(self, norm, kernel):
+        wcgc.normalize_params(norm=norm).init({"kernel": kernel, "weight": jnp.ones((5, 3))})
+
     def test_abstract_and_traced_leaves_have_no_values(self, kernel):
         params = {"kernel": kernel, "weight": jnp.ones((5, 3))}
         tx = wcgc.centralize_params()
@@ -171,8 +175,22 @@ class TestNothingChosen:
             ({"kernel": EYE}, {"axes": {"kernel": None}}),
             ({"count": np.ones((2, 2), int)}, {}),
             ({"kernel": np.ones((0, 3))}, {}),
+            ({"temperature": 1.0}, {}),
+            ({"names": types.SimpleNamespace(shape=(2, 3))}, {}),
+            ({"dtype": np.float32}, {}),
         ],
-        ids=["empty", "none", "cut", "mask", "None", "integers", "no elements"],
+        ids=[
+            "empty",
+            "none",
+            "cut",
+            "mask",
+            "None",
+            "integers",
+            "no elements",
+            "number",
+            "object",
+            "class",
+        ],
     )
     def test_is_not_told_where_it_is_meant(self, params, options):
         init(params, **options)

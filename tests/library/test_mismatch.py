@@ -142,6 +142,11 @@ class TestLeavesThatLieDeeper:
         assert "under '0', '1', '2', '3' and 2 more: give axes={'0': axes, " in message
         assert message.endswith("'3': axes, ...}.")
 
+    def test_several(self):
+        message = message_of([LAYERS] * 4, axes=AXES)
+        assert "under '0', '1', '2' and '3': give axes={'0': axes, " in message
+        assert message.endswith("'3': axes}.")
+
     @pytest.mark.parametrize(
         "tree",
         [
@@ -175,9 +180,10 @@ class TestOthers:
 
     def test_an_object_whose_parts_are_no_keys(self):
         """A part that cannot be written is named."""
-        key = ("params", "kernel")
-        given = Given(types.SimpleNamespace(), "axes", [key], [key], "None", False)
-        assert remedy(given, [("kernel",)]).endswith("give what is under 'params'.")
+        for top in "params", "0":
+            key = (top, "kernel")
+            given = Given(types.SimpleNamespace(), "axes", [key], [key], "None", False)
+            assert remedy(given, [("kernel",)]).endswith(f"give what is under '{top}'.")
 
     def test_long_lists_are_cut(self):
         tree = {f"k{n:02}": jnp.ones((2, 2)) for n in range(30)}

@@ -13,6 +13,7 @@ from flax import nnx
 
 import wcgc
 from wcgc import EQUINOX, FLAX, by_path
+from wcgc._paths import shared
 
 KERNEL = np.float32([[1.0], [3.0]])
 CENTRED = np.array([[-1.0], [1.0]])
@@ -209,6 +210,13 @@ class TestContainers:
     def test_a_bare_variable(self):
         centred = wcgc.centralize(nnx.Param(KERNEL), axes=by_path(("^$", FLAX)))
         np.testing.assert_array_equal(centred[...], CENTRED)
+
+
+def test_variables_that_modules_share_have_the_key_of_the_first(network):
+    box = nn.Partitioned(KERNEL, names=("in", "out"))
+    layers = {"a": network.conv1, "b": network.conv1, "c": network.blocks[0]}
+    first = {("b", name): ("a", name) for name in ("kernel", "bias")}
+    assert shared(layers | {"d": box, "e": box, "f": KERNEL, "g": KERNEL}) == first
 
 
 class TestInitAndUpdate:

@@ -14,8 +14,21 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from wcgc._follow import Follower
-from wcgc._provenance import Factor, View, opaque, parameter, reshaped, resized, sliced
+from wcgc._provenance import (
+    Factor,
+    Value,
+    View,
+    lump,
+    opaque,
+    parameter,
+    reshaped,
+    reshaped_dims,
+    resized,
+    sliced,
+)
 from wcgc._recorder import Recorder
+
+BLOCK = Factor((0,), 1, picked="block")
 
 
 def followed(function, shape):
@@ -99,6 +112,10 @@ def test_digits_split_and_merge():
         (Factor((1,), 4),),
     )
     assert reshaped(view, (24,)).dims == ((Factor((0,), 6), Factor((1,), 4)),)
+    assert reshaped(view, (2, 12)).dims == (
+        (Factor((0,), 2),),
+        (Factor((0,), 3), Factor((1,), 4)),
+    )
     # 8 x 3 cuts across both axes.
     assert reshaped(view, (8, 3)).dims == ((Factor((0, 1), 8),), (Factor((0, 1), 3),))
     assert reshaped(reshaped(view, (24,)), (6, 4)) == view
@@ -111,6 +128,13 @@ def test_axes_of_length_one_keep_a_place():
         (),
         (Factor((1,), 4), Factor((2,), 1)),
     )
+    apart = View(((Factor((0,), 1),), (Factor((1,), 1),), (Factor((2,), 4),)))
+    assert reshaped(apart, (1, 1, 2, 2)).dims == (
+        (Factor((0,), 1),),
+        (Factor((1,), 1),),
+        (Factor((2,), 2),),
+        (Factor((2,), 2),),
+    )
     alone = View(((Factor((0,), 1),), (Factor((1,), 4),)))
     assert reshaped(alone, (4,)).dims == ((Factor((0,), 1), Factor((1,), 4)),)
 
@@ -120,6 +144,54 @@ def test_a_picked_place_is_no_dimension_after_a_reshape():
     flat = reshaped(view, (4,))
     assert flat.dims == ((Factor((1,), 4),),)
     assert flat.gone == {(0, "batch")}
+    behind = View(((Factor((1,), 4),), (Factor((0,), 1, picked="lookup"),)))
+    assert reshaped(behind, (4,)) == View(((Factor((1,), 4),),), gone=frozenset({(0, "lookup")}))
+
+
+def test_axes_of_length_one_are_no_dimensions_of_a_scalar():
+    view = View(((Factor((0,), 1),), (Factor((1,), 1),)))
+    assert reshaped(view, ()) == View((), gone=frozenset({(0, "one"), (1, "one")}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "source"),
+    [
+        ((3, 4), (3, 2, 2), {0: 0}),
+        ((2, 2, 4), (4, 4), {1: 2}),
+        ((3, 1, 4), (3, 4), {0: 0, 1: 2}),
+        ((3, 4), (1, 3, 1, 4), {1: 0, 3: 1}),
+        ((2, 3), (2, 3, 1), {0: 0, 1: 1}),
+        # Each new dimension runs along both old ones.
+        ((4, 6), (6, 4), {}),
+        ((6, 4), (8, 1, 3), {}),
+        ((1, 1), (1,), {}),
+        ((0, 3), (3, 0), {}),
+    ],
+)
+def test_which_dimensions_a_reshape_leaves_whole(old, new, source):
+    varies, found = reshaped_dims([n > 1 for n in old], old, new)
+    assert found == source
+    assert varies == tuple(n > 1 for n in new)
+
+
+def test_an_empty_value_may_vary_where_it_has_several_places():
+    assert reshaped_dims((False, False, False), (3, 2, 0), (2, 1, 0)) == ((True, False, False), {})
+
+
+def test_it_cannot_be_told_what_the_only_place_of_a_device_was_merged_with():
+    view = View(((BLOCK,), (Factor((1,), 4),)))
+    flat = reshaped(view, (4,))
+    assert flat.dims == ((Factor((1,), 4),),)
+    assert flat.gone == {(0, "one")}
+
+
+def test_the_places_of_a_device_stay_together():
+    blocks = resized((Factor((0,), 6), Factor((1,), 4)), 1)
+    assert blocks == (BLOCK, Factor((1,), 1, picked="block"))
+    view = View((blocks, (Factor((2,), 4),)))
+    split = reshaped(view, (1, 2, 2))
+    assert split.dims == (blocks, (Factor((2,), 2),), (Factor((2,), 2),))
+    assert not split.gone
 
 
 def test_slices_of_merged_axes():
@@ -129,13 +201,24 @@ def test_slices_of_merged_axes():
     assert sliced(merged, 2, 8) == (Factor((0, 1), 8, part=True),)
     assert sliced(merged, 4, 4) == (Factor((0,), 1, picked="batch"), Factor((1,), 4))
     assert sliced(merged, None, 8) == (Factor((0, 1), 8, part=True),)
+    assert sliced((Factor((), 6),), 1, 4) == (Factor((), 4),)
+    assert sliced(merged, 4, 4, "lookup") == (Factor((0,), 1, picked="lookup"), Factor((1,), 4))
     assert sliced(merged, None, 1, "lookup") == (
         Factor((0,), 1, picked="lookup"),
         Factor((1,), 1, picked="lookup"),
     )
 
 
-BLOCK = Factor((0,), 1, picked="block")
+def test_what_cannot_be_looked_into_depends_on_all_axes():
+    view = View(((Factor((0,), 6), Factor((2,), 3)), (Factor((1,), 4),)))
+    lumped = lump(view, (2, 5, 1, 5), "it is hidden")
+    everything = (Factor((0, 1, 2), 5, part=True),)
+    assert lumped.dims == ((Factor((), 2),), everything, (), (Factor((), 5),))
+    assert lumped.altered == "it is hidden"
+    assert lump(lumped, (2,), "later").dims == ((Factor((0, 1, 2), 2, part=True),),)
+    assert lump(view, (1,), "it is hidden").dims == ((),)
+    assert lump(View(((Factor((), 3),),)), (4,), "it is hidden").dims == ((Factor((), 4),),)
+    assert lump(view, (), "it is hidden").dims == ()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +228,7 @@ BLOCK = Factor((0,), 1, picked="block")
         ((Factor((0,), 3),), 1, (BLOCK,)),
         ((Factor((0,), 6), Factor((1,), 4)), 8, (BLOCK, Factor((0,), 2), Factor((1,), 4))),
         ((Factor((0,), 6), Factor((1,), 4)), 4, (BLOCK, Factor((1,), 4))),
+        ((Factor((0,), 2), Factor((1,), 4)), 4, (BLOCK, Factor((1,), 4))),
         ((Factor((0,), 4), Factor((), 2)), 2, (BLOCK, Factor((), 2))),
         ((Factor((), 6),), 2, (Factor((), 2),)),
         ((Factor((), 3), Factor((0,), 4)), 4, (Factor((0,), 4),)),
@@ -163,6 +247,8 @@ def test_blocks_of_which_too_little_is_known():
     assert small == (BLOCK, Factor((1,), 1, picked="block"), Factor((1,), 2))
     assert resized(small, 24) == (Factor((0, 1), 24),)
     assert resized(merged, 3) == (Factor((0, 1), 3, part=True),)
+    one = Factor((2,), 1)
+    assert resized((one, *merged), 4) == (one, BLOCK, Factor((1,), 4))
     picked = Factor((0,), 1, picked="batch")
     assert resized((picked,), 3) == (Factor((0,), 3, part=True),)
     assert resized((), 4) == (Factor((), 4),)
@@ -177,6 +263,7 @@ def test_blocks_of_which_too_little_is_known():
         (lambda: jnp.arange(3.0)[:, None] * jnp.ones((1, 2)), (True, False)),
         (lambda: jnp.ones((2, 3)).reshape(6), (False,)),
         (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).reshape(6), (True,)),
+        (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).reshape(1, 2, 3), (False, False, True)),
         (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).T, (True, False)),
         (lambda: jnp.broadcast_to(jnp.arange(3.0), (2, 3)).sum(1), (False,)),
         (lambda: jnp.exp(lax.broadcasted_iota(jnp.float32, (2, 3), 1)), (False, True)),
@@ -187,6 +274,16 @@ def test_along_which_dimensions_constants_vary(function, varies):
     (result,) = Follower(Recorder({})).run(program, [])
     assert result.varies == varies
     assert not result.inputs
+
+
+def test_a_value_of_which_nothing_is_known_may_vary_where_it_has_several_places():
+    assert opaque((1, 2, 3), True).varies == (False, True, True)
+
+
+def test_a_value_that_is_seen_otherwise_is_not_that_of_its_pieces():
+    half = parameter(0, (2,))
+    whole = Value((4,), (True,), pieces=(0, (half, half), (0, 2)))
+    assert whole.with_views({1: View(((Factor((0,), 4),),))}).pieces is None
 
 
 def test_zeros_are_known():

@@ -207,6 +207,7 @@ class TestReasons:
             (3.0, {}, "not an array"),
             (jax.nn.relu, {}, "not an array"),
             (types.SimpleNamespace(shape=(2, 2)), {}, "not an array"),
+            (np.float32, {}, "not an array"),
             (np.ones((2, 2), int), {}, "dtype int64 is not floating or complex"),
             (
                 np.zeros((2, 2), jax.dtypes.float0),
@@ -301,10 +302,10 @@ class TestErrors:
                 None,
                 r"^axes must be .* makes one, got None. Leave .* \(\.\.\., in, out\)\.$",
             ),
-            ("flax", r"axes must hold a KernelAxes or None for each leaf, got 'flax'\."),
+            ("flax", r"axes must hold a KernelAxes or None for each leaf, got 'flax'\.$"),
             (KernelAxes, r"axes must hold a KernelAxes or None for each leaf, got <class"),
             ((-2, -1), r"got -2 at '0'"),
-            ({"enc": FLAX, "dec": "flax"}, r"got 'flax' at 'dec'"),
+            ({"enc": FLAX, "dec": "flax"}, r"got 'flax' at 'dec'\.$"),
             (lambda params: {"enc": True, "dec": None}, r"got True at 'enc'"),
         ],
     )
@@ -315,7 +316,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("mask", "message"),
         [
-            (1, r"mask must hold a bool for each leaf, got 1\."),
+            (1, r"mask must hold a bool for each leaf, got 1\.$"),
             ("enc", r"got 'enc'"),
             (lambda params: {"enc": True, "dec": jnp.array(True)}, r"got Array\(True, .* at 'dec'"),
             (lambda params: {"enc": 0.0, "dec": True}, r"got 0\.0 at 'enc'"),

@@ -1,6 +1,7 @@
 """`trace_axes` of plain functions, against perturbations and against what they were built from."""
 
 import functools
+import types
 
 import equinox as eqx
 import hypothesis
@@ -931,6 +932,53 @@ def test_names_and_types_do_not_count():
     assert axes["count"] == LeftAlone("it is a BatchStat")
 
 
+def test_modules_may_hold_trees_and_arrays_by_themselves():
+    class Odd(nnx.Module):
+        def __init__(self):
+            self.tree = nnx.Param({"w": jnp.ones((4, 4)), "b": jnp.ones((3, 4))})
+            self.kernel = nnx.Param(jnp.ones((4, 5)))
+            self.plain = nnx.data(jnp.ones((5, 3)))
+
+        def __call__(self, x):
+            tree = self.tree.get_value()
+            return (x @ tree["w"] + tree["b"][0]) @ self.kernel[...] @ self.plain
+
+    axes = wcgc.trace_axes(lambda model, x: model(x), Odd(), array(2, 4))
+    assert axes == {"tree": LeftAlone("not an array"), "kernel": FLAX, "plain": FLAX}
+
+
+class OneKernel(nnx.Module):
+    def __init__(self, kernel):
+        self.kernel = nnx.Param(kernel)
+
+
+def test_functions_of_a_module_take_all_kinds_of_arguments():
+    def function(model, x, power, *, shift, flag):
+        assert flag is True
+        return ((x + shift) @ model.kernel[...]) ** power
+
+    model = OneKernel(jnp.ones((4, 3)))
+    axes = wcgc.trace_axes(function, model, array(2, 4), 2, shift=array(4), flag=True)
+    assert axes == {"kernel": FLAX}
+
+
+@pytest.mark.parametrize("hold", [lambda w: {"kernel": w}, OneKernel], ids=["tree", "module"])
+def test_functions_see_how_arrays_are_sharded(hold):
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    kernel = jax.device_put(
+        np.ones((4, 3), np.float32), jax.sharding.NamedSharding(mesh, P(None, "i"))
+    )
+
+    def function(params, x):
+        w = params["kernel"] if isinstance(params, dict) else params.kernel[...]
+        assert jax.typeof(w).sharding.spec == P(None, "i")
+        return x @ w
+
+    with jax.set_mesh(mesh):
+        axes = wcgc.trace_axes(function, hold(kernel), array(2, 4))
+    assert axes == {"kernel": FLAX}
+
+
 def test_the_module_is_not_changed():
     model = nnx.Sequential(nnx.BatchNorm(4, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
@@ -1021,6 +1069,32 @@ def test_arguments_without_a_shape_are_passed_as_they_are():
     assert axes == FLAX
 
 
+@pytest.mark.parametrize(
+    "other",
+    [np.float32, jnp.float32, np.dtype(np.float32), types.SimpleNamespace(shape=(2, 4))],
+    ids=["class", "type", "dtype", "shape alone"],
+)
+def test_what_has_a_shape_or_a_dtype_alone_is_passed_as_it_is(other):
+    def function(params, x, given):
+        assert given is params["other"] is other
+        return x @ params["w"]
+
+    params = {"w": array(4, 3), "other": other}
+    axes = wcgc.trace_axes(function, params, array(2, 4), other)
+    assert axes == {"w": FLAX, "other": LeftAlone("not an array")}
+
+
+def test_what_is_no_kernel_counts_as_a_constant():
+    params = {"w": array(4, 3), "scale": array(4), "bias": array(3)}
+    axes = wcgc.trace_axes(lambda p, x: x + p["scale"] @ p["w"] + p["bias"], params, array(2, 3))
+    assert axes == {
+        "w": LeftAlone(
+            "it is multiplied with constants or other parameters before it meets the inputs"
+        ),
+        **dict.fromkeys(("scale", "bias"), LeftAlone("fewer than two axes")),
+    }
+
+
 def test_random_keys_are_inputs():
     def function(w, key):
         return jax.random.normal(key, (2, 4)) @ w
@@ -1075,21 +1149,32 @@ def test_equinox_modules_keep_their_structure():
     assert axes.layers[0].bias == LeftAlone("fewer than two axes")
 
 
-@pytest.mark.parametrize("function", [None, 3, "apply"])
-def test_what_is_not_callable_is_rejected(function):
-    with pytest.raises(
-        TypeError, match=f"function must be callable, got {type(function).__name__}"
-    ):
+@pytest.mark.parametrize(("function", "kind"), [(None, "NoneType"), (3, "int"), ("apply", "str")])
+def test_what_is_not_callable_is_rejected(function, kind):
+    with pytest.raises(TypeError) as caught:
         wcgc.trace_axes(function, array(4, 3), array(2, 4))
+    assert str(caught.value) == (
+        f"function must be callable, got {kind}. For a model that is called itself give lambda "
+        "model, *args: model(*args)."
+    )
 
 
 def test_params_without_arrays_are_rejected():
-    with pytest.raises(TypeError, match="no array, but a leaf of type object"):
-        wcgc.trace_axes(lambda model, x: x, object(), array(2))
+    with pytest.raises(TypeError) as caught:
+        wcgc.trace_axes(lambda model, x: x, [object(), 3], array(2))
+    assert str(caught.value) == (
+        "params holds no array, but a leaf of type object. Give arrays in containers that JAX "
+        "knows; jax.tree_util.register_dataclass makes a class one."
+    )
     assert wcgc.trace_axes(lambda params, x: x, {}, array(2)) == {}
 
 
 def test_without_inputs_there_is_nothing_to_meet():
     x = jnp.ones((2, 4))
-    with pytest.raises(ValueError, match=r"no array among the arguments.*Give the inputs"):
+    with pytest.raises(ValueError, match="no array") as caught:
         wcgc.trace_axes(lambda w: x @ w, array(4, 3))
+    assert str(caught.value) == (
+        "trace_axes follows the parameters to where they meet the inputs, but there is no array "
+        "among the arguments beside them. Give the inputs as arguments, or jax.ShapeDtypeStruct "
+        "in their place; an array that the function has from elsewhere counts as a constant."
+    )

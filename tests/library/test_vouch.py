@@ -247,6 +247,21 @@ def test_equinox_in_its_own_layout():
         wcgc.centralize_params(axes=EQUINOX).init(params)
 
 
+@pytest.mark.parametrize("cell", [eqx.nn.GRUCell, eqx.nn.LSTMCell])
+def test_recurrent_kernels_of_equinox(cell):
+    model = {"net": cell(4, 3, use_bias=False, key=jax.random.key(0))}
+    rows = {row.path: row.reason for row in wcgc.explain(model).rows}
+    layout = "Equinox's layout is (out, in, ...)"
+    assert rows["net/weight_ih"] == rows["net/weight_hh"] == layout
+
+
+def test_biases_of_norms_of_equinox_are_named_for_them():
+    norms = eqx.filter_vmap(lambda _: eqx.nn.LayerNorm(3))(jnp.arange(5))
+    rows = {row.path: row.reason for row in wcgc.explain({"norms": norms}).rows}
+    assert rows["norms/weight"] == "weight of LayerNorm"
+    assert rows["norms/bias"] == "bias of LayerNorm"
+
+
 def test_equinox_in_the_flax_layout_is_told_of_its_own():
     with pytest.warns(UserWarning, match=r"axes=wcgc\.EQUINOX"):
         wcgc.centralize_gradients().init(equinox_params())
@@ -261,7 +276,8 @@ def test_a_norm_over_several_axes_is_not_stacked():
 
 class TestNames:
     @pytest.mark.parametrize(
-        "name", [*NO_KERNELS, "pos_embedding", "cls_token", "moving_mean", "logit_scale", "a/bias"]
+        "name",
+        [*NO_KERNELS, "pos_embedding", "cls_token", "moving_mean", "layer_norm_scale", "a/bias"],
     )
     def test_that_are_no_kernels(self, name):
         params = {"layer": {name: jnp.ones((4, 3)), "w": jnp.eye(3)}}
@@ -306,9 +322,10 @@ class TestNames:
     def test_of_layers_tell_what_a_weight_is(self, layer):
         shapes = {"weight": (7, 3), "kernel": (3, 4)}
         params = {layer: {name: jnp.eye(*shape) for name, shape in shapes.items()}}
-        rows = {row.path: row for row in wcgc.explain(params).rows}
-        assert rows[f"{layer}/weight"].reason == f"weight of {layer!r}"
-        assert rows[f"{layer}/kernel"].slice_axes == (0,)
+        for path, tree in (layer, params), (f"net/{layer}", {"net": params}):
+            rows = {row.path: row for row in wcgc.explain(tree).rows}
+            assert rows[f"{path}/weight"].reason == f"weight of {layer!r}"
+            assert rows[f"{path}/kernel"].slice_axes == (0,)
 
     @pytest.mark.parametrize(
         "params",
@@ -316,6 +333,7 @@ class TestNames:
             {"patch_embed": {"weight": np.ones((4, 3, 2, 2))}},  # a convolution
             {"member": {"weight": np.ones((4, 3))}},
             {"time_embed": {"weight": np.ones((4, 3)), "bias": np.ones(3)}},  # a dense layer
+            {"net": {"time_embed": {"weight": np.ones((4, 3)), "bias": np.ones(3)}}},
             {"weight": np.ones((4, 3))},
             {"embed": [np.ones((4, 3))]},
         ],
@@ -419,6 +437,14 @@ class TestBiases:
             ((4, 6), (4, 1), FLAX, False),  # (out, in), with a bias for columns
             ((4, 6), (4, 1), EQUINOX, True),
             ((4, 6), (1, 6), FLAX, True),
+            ((2, 6), (1, 2), FLAX, False),
+            ((6, 4), (1, 1, 4), FLAX, True),
+            ((4, 6), (1, 1, 4), FLAX, False),
+            ((2, 1), (1, 1), FLAX, True),
+            ((5, 4, 6), (5, 2, 6), FLAX, False),  # GRUs that are stacked
+            ((5, 4, 6), (5, 2, 6), KernelAxes(batch_axis=0), True),
+            ((6, 2, 3), (1, 2, 3), FLAX, False),  # two heads of three
+            ((6, 2, 3), (1, 2, 3), KernelAxes(0, (1, 2)), True),
         ],
     )
     def test_shows_that_the_axes_are_others(self, kernel, bias, axes, taken):
@@ -426,6 +452,24 @@ class TestBiases:
         row = wcgc.explain(params, axes=axes).rows[1]
         assert (row.slice_axes is not None) == taken
         assert row.reason == ("" if taken else f"its bias {bias} fits other axes")
+
+    def test_counts_beside_a_vector_of_another_name(self):
+        params = {"kernel": jnp.ones((3, 4)), "gain": jnp.ones(3), "bias": jnp.ones(3)}
+        reasons = {row.path: row.reason for row in wcgc.explain(params).rows}
+        assert reasons["kernel"] == "its bias (3,) fits other axes"
+
+    def test_counts_beside_a_kernel_that_lacks_the_axes(self):
+        """Which is no error where a mask leaves it out."""
+        params = {
+            "a": {"kernel": jnp.ones((4, 3))},
+            "b": {"kernel": jnp.ones((5, 4, 3)), "bias": jnp.ones(4)},
+        }
+        rows = wcgc.explain(
+            params, axes=KernelAxes(batch_axis=0), mask={"a": False, "b": True}
+        ).rows
+        reasons = {row.path: row.reason for row in rows}
+        assert reasons["a/kernel"] == "mask is False"
+        assert reasons["b/kernel"] == "its bias (4,) fits other axes"
 
     def test_of_several_kernels_shows_nothing(self):
         params = {"k1": jnp.ones((3, 5, 4)), "k2": jnp.ones((3, 4, 2)), "bias": jnp.ones((2,))}
