@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wcgc import _contractions, _elementwise, _rearrangements
+from wcgc import _contractions, _elementwise, _pieces, _rearrangements
 from wcgc._axes import Shape
 from wcgc._provenance import Value, View, agreed, common_hot, lump, opaque
 from wcgc._rearrangements import fitted, stacked, unstacked
@@ -25,17 +25,17 @@ RULES: dict[str, Rule] = {
     "squeeze": _rearrangements.squeeze,
     "transpose": _rearrangements.transpose,
     "rev": _rearrangements.rev,
-    "slice": _rearrangements.slice_,
-    "dynamic_slice": _rearrangements.dynamic_slice,
-    "gather": _rearrangements.gather,
-    "scatter": _rearrangements.scatter,
-    "scatter-add": _rearrangements.scatter,
-    "scatter_add": _rearrangements.scatter,
-    "split": _rearrangements.split,
-    "concatenate": _rearrangements.concatenate,
-    "stack": _rearrangements.stack,
-    "unstack": _rearrangements.unstack,
-    "pad": _rearrangements.pad,
+    "slice": _pieces.slice_,
+    "dynamic_slice": _pieces.dynamic_slice,
+    "gather": _pieces.gather,
+    "scatter": _pieces.scatter,
+    "scatter-add": _pieces.scatter,
+    "scatter_add": _pieces.scatter,
+    "split": _pieces.split,
+    "concatenate": _pieces.concatenate,
+    "stack": _pieces.stack,
+    "unstack": _pieces.unstack,
+    "pad": _pieces.pad,
     "reduce_sum": _rearrangements.reduce_sum,
     "iota": _rearrangements.iota,
     "all_gather": _rearrangements.all_gather,

@@ -1,6 +1,5 @@
-"""Operations that move, copy, cut or put together: each axis stays what it was."""
+"""Operations that move, copy, sum or share out: each axis stays what it was."""
 
-import bisect
 import dataclasses
 import itertools
 import math
@@ -8,30 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wcgc._axes import Shape
-from wcgc._provenance import (
-    Digits,
-    Value,
-    View,
-    agreed,
-    common_hot,
-    lump,
-    merged,
-    opaque,
-    repeats,
-    reshaped,
-    reshaped_dims,
-    resized,
-    sliced,
-)
+from wcgc._provenance import Digits, Value, View, opaque, repeats, reshaped, reshaped_dims, resized
 from wcgc._recorder import Recorder
-from wcgc._uses import SELF, through
-
-JOINED = "concatenated with inputs"
-SCATTERED = "some of its places are set before it meets the inputs"
+from wcgc._uses import through
 
 
-def _shape(eqn: Any, i: int = 0) -> Shape:
-    return tuple(eqn.outvars[i].aval.shape)
+def shape_of(eqn: Any) -> Shape:
+    """The shape of an operation's one result."""
+    return tuple(eqn.outvars[0].aval.shape)
 
 
 def rearranged(
@@ -89,19 +72,19 @@ def same(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
 
 def broadcast_in_dim(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
     """`lax.broadcast_in_dim`."""
-    return [broadcast(value, _shape(eqn), eqn.params["broadcast_dimensions"])]
+    return [broadcast(value, shape_of(eqn), eqn.params["broadcast_dimensions"])]
 
 
 def tile(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """`lax.tile`: copies of the whole value beside each other."""
     reps = eqn.params["reps"]
     places = tuple(itertools.chain(*zip(reps, value.shape, strict=True)))
-    return [_reshaped(broadcast(value, places, range(1, len(places), 2)), _shape(eqn))]
+    return [_reshaped(broadcast(value, places, range(1, len(places), 2)), shape_of(eqn))]
 
 
 def reshape(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
     """`lax.reshape`."""
-    shape = _shape(eqn)
+    shape = shape_of(eqn)
     if math.prod(shape) == 0:
         return [opaque(shape, value.inputs)]
     if eqn.params["dimensions"] is not None:
@@ -130,7 +113,8 @@ def transpose(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     return [transposed(value, eqn.params["permutation"])]
 
 
-def _without(value: Value, dims: Sequence[int], role: str) -> Value:
+def without(value: Value, dims: Sequence[int], role: str) -> Value:
+    """The value without dimensions, whose digits have the role if no index gave them another."""
     kept = [d for d in range(len(value.shape)) if d not in dims]
     return rearranged(
         value,
@@ -143,12 +127,12 @@ def _without(value: Value, dims: Sequence[int], role: str) -> Value:
 
 def squeeze(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """`lax.squeeze`."""
-    return [_without(value, eqn.params["dimensions"], "one")]
+    return [without(value, eqn.params["dimensions"], "one")]
 
 
 def unstacked(value: Value) -> Value:
     """One of the values along the leading dimension, through which a loop runs."""
-    return _without(value, [0], "batch")
+    return without(value, [0], "batch")
 
 
 def stacked(value: Value, length: int) -> Value:
@@ -161,57 +145,7 @@ def reduce_sum(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """`lax.reduce_sum`."""
     axes = tuple(eqn.params["axes"])
     summed = rearranged(value, value.shape, value.varies, lambda view: view.sum_over(axes))
-    return [dataclasses.replace(_without(summed, axes, ""), hot=frozenset())]
-
-
-def _cut(value: Value, d: int, start: int | None, size: int, picked: str = "batch") -> Value:
-    """The value with `size` places in a row left of dimension d."""
-    if size == value.shape[d]:
-        return value
-    if value.pieces is not None and value.pieces[0] == d and start is not None:
-        _, pieces, begins = value.pieces
-        which = bisect.bisect_right(begins, start) - 1
-        within = start - begins[which]
-        if within + size <= pieces[which].shape[d]:
-            return _cut(pieces[which], d, within, size)
-    shape = (*value.shape[:d], size, *value.shape[d + 1 :])
-    return rearranged(
-        value,
-        shape,
-        [varying and n > 1 for varying, n in zip(value.varies, shape, strict=True)],
-        lambda view: view.rearrange(
-            sliced(digits, start, size, picked) if i == d else digits
-            for i, digits in enumerate(view.dims)
-        ),
-    )
-
-
-def slice_(record: Recorder, eqn: Any, value: Value) -> list[Value]:
-    """`lax.slice`."""
-    starts, shape = eqn.params["start_indices"], _shape(eqn)
-    strides = eqn.params["strides"] or (1,) * len(shape)
-    for d, (start, size, stride) in enumerate(zip(starts, shape, strides, strict=True)):
-        value = _cut(value, d, start if stride == 1 or size == 1 else None, size)
-    return [value]
-
-
-def dynamic_slice(record: Recorder, eqn: Any, value: Value, *starts: Value) -> list[Value]:
-    """`lax.dynamic_slice`."""
-    inputs = value.inputs
-    for d, (start, size) in enumerate(zip(starts, _shape(eqn), strict=True)):
-        record.meet(start, "used as an index")
-        inputs |= start.inputs and size < value.shape[d]
-        value = _cut(value, d, None, size, "lookup" if start.inputs else "batch")
-    return [dataclasses.replace(value, inputs=inputs)]
-
-
-def split(record: Recorder, eqn: Any, value: Value) -> list[Value]:
-    """`lax.split`."""
-    parts, start = [], 0
-    for size in eqn.params["sizes"]:
-        parts.append(_cut(value, eqn.params["axis"], start, size))
-        start += size
-    return parts
+    return [dataclasses.replace(without(summed, axes, ""), hot=frozenset())]
 
 
 def rev(record: Recorder, eqn: Any, value: Value) -> list[Value]:
@@ -219,154 +153,15 @@ def rev(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     return [dataclasses.replace(value, pieces=None)]
 
 
-def concatenate(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
-    """`lax.concatenate`."""
-    return [_joined(record, values, eqn.params["dimension"], _shape(eqn))]
-
-
-def stack(record: Recorder, eqn: Any, *values: Value) -> list[Value]:
-    """`lax.stack`: a concatenation along a new dimension."""
-    shape = _shape(eqn)
-    d = eqn.params["axis"]
-    piece = (*shape[:d], 1, *shape[d + 1 :])
-    into = [i for i in range(len(shape)) if i != d]
-    return [_joined(record, [broadcast(value, piece, into) for value in values], d, shape)]
-
-
-def unstack(record: Recorder, eqn: Any, value: Value) -> list[Value]:
-    """`lax.unstack`: the values along a dimension, one by one."""
-    d = eqn.params["axis"]
-    return [_without(_cut(value, d, i, 1), [d], "one") for i in range(value.shape[d])]
-
-
-def _joined(record: Recorder, values: Sequence[Value], d: int, shape: Shape) -> Value:
-    if any(value.inputs for value in values):
-        for value in values:
-            record.meet(value, JOINED)
-        is_one_piece = sum(not value.zero for value in values) == 1
-        hot = common_hot(values) - (set() if is_one_piece else {d})
-        return dataclasses.replace(opaque(shape, True), hot=hot)
-    views: dict[int, View] = {}
-    for value in values:
-        longer = {
-            number: view.rearrange(
-                merged(digits, shape[d]) if i == d and value.shape[d] != shape[d] else digits
-                for i, digits in enumerate(view.dims)
-            )
-            for number, view in value.views.items()
-        }
-        views = agreed(views, longer, SELF)
-    varies = (
-        n > 1 and (i == d or any(value.varies[i] for value in values)) for i, n in enumerate(shape)
-    )
-    zero = all(value.zero for value in values)
-    ends = itertools.accumulate((value.shape[d] for value in values), initial=0)
-    pieces = d, tuple(values), tuple(ends)[:-1]
-    return Value(shape, tuple(varies), views=views, zero=zero, pieces=pieces)
-
-
-def pad(record: Recorder, eqn: Any, value: Value, filler: Value) -> list[Value]:
-    """`lax.pad`."""
-    shape = _shape(eqn)
-    hot = value.hot if filler.zero else frozenset()
-    if value.inputs or filler.inputs:
-        for each in (value, filler):
-            record.meet(each, "padded")
-        return [dataclasses.replace(opaque(shape, True), hot=hot)]
-    # Less than none at one end cuts places off, even where as many are added at the other.
-    cut = [low < 0 or high < 0 for low, high, _ in eqn.params["padding_config"]]
-    longer = rearranged(
-        value,
-        shape,
-        [n > 1 for n in shape],
-        lambda view: view.rearrange(
-            digits if old == n and not short else merged(digits, n, part=short)
-            for digits, old, n, short in zip(view.dims, value.shape, shape, cut, strict=True)
-        ),
-    )
-    views = longer.views
-    if not filler.zero:
-        how = "it is padded with more than zeros"
-        inside, around = (
-            {n: view.alter(how) for n, view in each.views.items()}
-            for each in (longer, broadcast(filler, shape))
-        )
-        views = agreed(inside, around, how)
-    zero = value.zero and filler.zero
-    return [dataclasses.replace(longer, views=views, zero=zero, hot=hot)]
-
-
-def gather(record: Recorder, eqn: Any, value: Value, indices: Value) -> list[Value]:
-    """`lax.gather`, as indexing makes it: a look-up, or a pick of places by constants."""
-    numbers, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], _shape(eqn)
-    record.meet(indices, "used as an index")
-    inputs = value.inputs or indices.inputs
-    picked = "lookup" if indices.inputs else "batch"
-    places = [d for d in range(len(shape)) if d not in numbers.offset_dims]
-    index_shape = indices.shape[:-1]
-    collapsed = set(numbers.collapsed_slice_dims)
-    paired = dict(
-        zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
-    )
-    count = math.prod(n for i, n in enumerate(index_shape) if i not in paired.values())
-    # Along the dimensions of several constant indices, what they pick lies in another order.
-    ordered = [
-        d
-        for d, n in enumerate(sizes)
-        if d not in paired and n < value.shape[d] and not indices.inputs and count > 1
-    ]
-
-    def change(view: View) -> View:
-        dims: list[Digits] = [()] * len(shape)
-        indexed = tuple(factor for d in ordered for factor in view.dims[d])
-        for place, n in zip(places, index_shape, strict=True):
-            dims[place] = merged(indexed, n, part=True) if n > 1 else ()
-        offsets = iter(numbers.offset_dims)
-        for d, digits in enumerate(view.dims):
-            alone = d in ordered and sizes[d] == 1
-            left = () if alone else sliced(digits, None, sizes[d], picked)
-            if d in paired:
-                dims[places[paired[d]]] = digits
-            elif d in collapsed:
-                view = view.lose(left, "one")
-            else:
-                dims[next(offsets)] = left
-        return view.rearrange(dims)
-
-    kept = [d for d in range(len(value.shape)) if d not in collapsed and d not in paired]
-    source = dict(zip(numbers.offset_dims, kept, strict=True))
-    looked_up = dataclasses.replace(value, inputs=inputs, zero=False)
-    return [rearranged(looked_up, shape, [n > 1 for n in shape], change, source)]
-
-
-def scatter(record: Recorder, eqn: Any, value: Value, indices: Value, new: Value) -> list[Value]:
-    """`lax.scatter` and `lax.scatter_add`, by which zeros become one-hot."""
-    shape = _shape(eqn)
-    inputs = value.inputs or indices.inputs or new.inputs
-    if inputs:
-        for each in (value, indices, new):
-            record.meet(each, "put in place of some inputs")
-        result = opaque(shape, True)
-        if value.zero and indices.inputs and not (new.inputs or new.views):
-            placed = eqn.params["dimension_numbers"].scatter_dims_to_operand_dims
-            result = dataclasses.replace(result, hot=frozenset(placed))
-        return [result]
-    views = {n: view.alter(SCATTERED) for n, view in value.views.items()}
-    for each in (indices, new):
-        lumped = {n: lump(view, shape, SCATTERED) for n, view in each.views.items()}
-        views = agreed(views, lumped, SCATTERED)
-    return [opaque(shape, False).with_views(views)]
-
-
 def reduce_otherwise(record: Recorder, eqn: Any, value: Value) -> list[Value]:
     """A reduction that is no sum, such as a maximum."""
     name, axes = eqn.primitive.name, tuple(eqn.params["axes"])
     if value.inputs:
         record.meet(value, f"an operand of {name}")
-        return [opaque(_shape(eqn), True)]
+        return [opaque(shape_of(eqn), True)]
     altered = {n: view.alter(through(name)).sum_over(axes) for n, view in value.views.items()}
     seen = dataclasses.replace(value.with_views(altered), zero=False, hot=frozenset())
-    return [_without(seen, axes, "")]
+    return [without(seen, axes, "")]
 
 
 def fitted(value: Value, shape: Shape) -> Value:
@@ -386,7 +181,7 @@ def fitted(value: Value, shape: Shape) -> Value:
 
 def all_gather(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Value]:
     """`lax.all_gather` of the blocks of a sharded value."""
-    shape, d = _shape(eqn), eqn.params["all_gather_dimension"]
+    shape, d = shape_of(eqn), eqn.params["all_gather_dimension"]
     if eqn.params["tiled"]:
         whole = fitted(value, shape)
     else:
@@ -396,6 +191,6 @@ def all_gather(record: Recorder, eqn: Any, value: Value, *_: Value) -> list[Valu
 
 def iota(record: Recorder, eqn: Any, *_: Value) -> list[Value]:
     """`lax.iota`."""
-    shape = _shape(eqn)
+    shape = shape_of(eqn)
     varies = (d == eqn.params["dimension"] and n > 1 for d, n in enumerate(shape))
     return [Value(shape, tuple(varies))]

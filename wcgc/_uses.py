@@ -85,7 +85,7 @@ def elementwise_use(view: View, how: str, shape: Shape) -> Use:
         return Use("faint", how="only a summary of it is used")
     if view.bonds:
         return Use("bonded", roles | {(axis, "in") for axis, _ in view.bonds})
-    return Use("plain", how=MULTIPLIED if view.by_inputs else how)
+    return Use("plain", how=MULTIPLIED if view.is_factor else how)
 
 
 def verdict(uses: Iterable[Use], shape: Shape) -> KernelAxes | LeftAlone:

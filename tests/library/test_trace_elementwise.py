@@ -85,7 +85,7 @@ CASTS = {
     ),
     "to integers, after a product with inputs": (
         lambda w, x: (w * x[0, 0]).astype(jnp.int32),
-        operand("convert_element_type"),
+        MULTIPLIED,
     ),
     "of one-hot integers": (lambda w, x: one_hot(x, jnp.int32).astype(x.dtype) @ w, LOOKED_UP),
     "of one-hot numbers to integers": (
@@ -119,7 +119,7 @@ SUMS = {
 
 PRODUCTS = {
     "with inputs": (lambda w, x: x[:, None] * w, MULTIPLIED),
-    "with one input": (lambda w, x: w * x[0, 0], LeftAlone("it is only returned")),
+    "with one input": (lambda w, x: w * x[0, 0], MULTIPLIED),
     "with inputs, summed": (lambda w, x: (w * x[0, :, None]).sum(0), FLAX),
     "with inputs, twice": (lambda w, x: (x[:, None] * w) * w, MULTIPLIED),
     "with constants, a kernel": (lambda w, x: x @ (w * rising()), VARYING),
@@ -167,7 +167,7 @@ QUOTIENTS = {
     "by it": (lambda w, x: x[:, None] / w, through("div")),
     "of constants by it": (lambda w, x: x @ (1 / w), through("div")),
     "of its product with inputs by it": (lambda w, x: (w * x[0, 0]) / w, MULTIPLIED),
-    "by it, after a product with inputs": (lambda w, x: 1 / (w * x[0, 0]), operand("div")),
+    "by it, after a product with inputs": (lambda w, x: 1 / (w * x[0, 0]), MULTIPLIED),
     "by its norm for each output": (lambda w, x: x @ (w / jnp.linalg.norm(w, axis=0)), FLAX),
     "of inputs by zeros": (lambda w, x: (x / jnp.zeros(4)) @ w, FLAX),
     "of zeros": (lambda w, x: kept_beside(zeros() / rising(), w, x), FLAX),
@@ -322,7 +322,7 @@ COMPARISONS = {
         FLAX,
     ),
     "of its own places": (lambda w, x: x @ (w == w.T).astype(x.dtype), through("eq")),
-    "of it and inputs": (lambda w, x: (w * x[0, 0]) == 1, operand("eq")),
+    "of it and inputs": (lambda w, x: (w * x[0, 0]) == 1, MULTIPLIED),
 }
 
 

@@ -407,7 +407,7 @@ REDUCING = {
         lambda w, x: (w * x[0, 0]).max(0),
         (4, 3),
         [array(2, 4)],
-        LeftAlone("it is only an operand of reduce_max"),
+        LeftAlone("it is only multiplied elementwise"),
     ),
     "the largest for each output, added": (
         lambda w, x: x + w.max(0),
