@@ -292,7 +292,7 @@ class TestDerivatives:
         error = jnp.array([[-3.0], [3.0]])
         # (9 + 16)**-0.5 is 1/5.
         expected = [[-0.6], [0.6]]
-        for eps in 16, 16.0:
+        for eps in 16, 16.0, np.int32(16):
             result = backward(wcgc.standardize_error, error, "channel", eps)
             np.testing.assert_allclose(result, expected, rtol=1e-6)
 

@@ -65,6 +65,16 @@ class TestConstantSlices:
         init({"weight": across})
         assert "'weight'" in warned({"weight": across}, axes=wcgc.EQUINOX)
 
+    def test_along_the_longest_axis(self, kernel):
+        """Which need not be the last one."""
+        norm = {"weight": jnp.ones((3, 1, 4)), "bias": jnp.ones(4)}
+        assert "'norm/weight'" in warned({"norm": norm, "kernel": kernel})
+
+    def test_slice_by_slice(self, kernel):
+        """One of zeros beside one whose first entries are alike."""
+        weight = jnp.array([[0.0, 0.0, 0.0], [1.0, 1.0, 2.0]])
+        init({"weight": weight, "kernel": kernel}, axes=wcgc.EQUINOX)
+
     def test_several_are_told_at_once(self, kernel):
         params = {"kernel": kernel, "g": [{"weight": jnp.ones((5, 3))} for _ in range(3)]}
         assert "'g/0/weight' of shape (5, 3) and 2 more" in warned(params)

@@ -219,6 +219,14 @@ def test_variables_that_modules_share_have_the_key_of_the_first(network):
     assert shared(layers | {"d": box, "e": box, "f": KERNEL, "g": KERNEL}) == first
 
 
+def test_axes_of_what_is_shared_are_given_once(network):
+    layers = {"a": network.conv1, "b": network.conv1}
+    centred = wcgc.centralize(layers, axes={"a": {"kernel": FLAX, "bias": None}})
+    for layer in centred.values():
+        means = np.mean(layer.kernel[...], axis=(0, 1, 2))
+        np.testing.assert_allclose(means, [0, 0], atol=1e-7)
+
+
 class TestInitAndUpdate:
     def test_state_with_variables_and_pure_state_are_selected_alike(self, network):
         """As in `nnx.Optimizer`, which inits with the one and updates with the other."""

@@ -242,11 +242,12 @@ class TestFunctionIsKept:
 
 
 class TestTree:
-    def test_structure_shapes_and_dtypes_are_kept(self):
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32], ids=["float16", "float32"])
+    def test_structure_shapes_and_dtypes_are_kept(self, dtype):
         params = {
             "embed": jnp.ones((3, 2), jnp.bfloat16),
             "norm": {"scale": jnp.ones(2, jnp.float32), "bias": jnp.ones(2, jnp.bfloat16)},
-            "head": {"kernel": jnp.ones((2, 3), jnp.float16), "bias": jnp.ones(3, jnp.float32)},
+            "head": {"kernel": jnp.ones((2, 3), jnp.float16), "bias": jnp.ones(3, dtype)},
             "step": jnp.int32(3),
             "none": None,
             "cut": optax.MaskedNode(),
@@ -314,6 +315,21 @@ class TestRules:
         result = wcgc.layer_norm_to_rms_norm(self.tree("1", "11"), "embed", {"(.*)/norm": r"\1/up"})
         np.testing.assert_array_equal(result["1"]["up"]["bias"], [1, 1])
         np.testing.assert_array_equal(result["11"]["up"]["bias"], [2, 2])
+
+
+def test_a_convolution_without_a_window_is_a_dense_layer():
+    kernel = jnp.arange(12.0).reshape(4, 3)
+    biases = []
+    for shape in (4, 3), (1, 1, 4, 3):
+        params = {
+            "embed": jnp.ones((5, 4)),
+            "norm": {"scale": jnp.ones(4), "bias": jnp.arange(4.0)},
+            "up": {"kernel": kernel.reshape(shape), "bias": jnp.ones(3)},
+        }
+        result = wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "up"})
+        biases.append(result["up"]["bias"])
+    np.testing.assert_array_equal(biases[0], 1 + jnp.arange(4.0) @ kernel)
+    np.testing.assert_array_equal(biases[1], biases[0])
 
 
 def small_params(**more):

@@ -327,6 +327,23 @@ class TestErrors:
             wcgc.centralize(tree(), mask=mask)
 
 
+class TestCallableTrees:
+    """A model that can be called is a tree of entries all the same, if it holds any."""
+
+    @pytest.fixture
+    def layer(self):
+        return eqx.nn.Linear(2, 3, use_bias=False, key=jax.random.key(0))
+
+    def test_with_one_entry(self, layer):
+        axes = jax.tree.map(lambda leaf: EQUINOX, layer)
+        centred = wcgc.centralize(layer, axes=axes)
+        np.testing.assert_allclose(np.mean(centred.weight, axis=1), 0, atol=1e-7)
+
+    def test_with_none(self, layer):
+        axes = jax.tree.map(lambda leaf: None, layer)
+        assert wcgc.centralize(layer, axes=axes).weight is layer.weight
+
+
 class TestMatch:
     names = ("updates", "params")
 

@@ -41,6 +41,22 @@ ERRORS = {
         "got None. Leave the argument out, or, if you gave a callable, name it in the static_args "
         "of optax.inject_hyperparams. The default is the layout (..., in, out).",
     ),
+    "axes in place of an area": (
+        lambda: wcgc.centralized(optax.sgd(0.1), FLAX),
+        "gradients must be one of 'tensor', 'channel', 'instance', 'global', or None for no GC, "
+        "got KernelAxes(in_axis=-2, out_axis=-1, batch_axis=()). Axes and masks are keyword "
+        "arguments: axes=, mask=.",
+    ),
+    "a flag in place of an area or None": (
+        lambda: wcgc.centralized(optax.sgd(0.1), params=False),
+        "params must be one of 'tensor', 'channel', 'instance', 'global', or None for no WC, got "
+        "False.",
+    ),
+    "a flag in place of an area": (
+        lambda: wcgc.centralize_params(False),
+        "area must be one of 'tensor', 'channel', 'instance', 'global', got False. Axes and masks "
+        "are keyword arguments: axes=, mask=.",
+    ),
     "shapes without values": (
         lambda: wcgc.centralize({"kernel": SHAPE}),
         "'kernel' is a ShapeDtypeStruct, which has a shape but no values. Give arrays, or let "

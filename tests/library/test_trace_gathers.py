@@ -512,15 +512,14 @@ def tiled(w, x):
     return on_devices(2, block, (P("e"), P()))(w, x)
 
 
-def one_hot_blocks(w, i):
+def one_hot_blocks(spec, places):
     """Inputs of which each of two devices makes a half, with one place that is not zero."""
 
     def block(i):
-        return jax.nn.one_hot(i[:, 0], 2)
+        return jax.nn.one_hot(i[:, 0], places)
 
     mesh = jax.sharding.AbstractMesh((2,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = P(None, "e")
-    return jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec)(i) @ w
+    return lambda w, i: jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec)(i) @ w
 
 
 def gathered_one_hot(w, i):
@@ -570,10 +569,16 @@ DEVICES = {
     "numbers of two devices vary": (scaled_by_the_device(2), (2, 3), [array(4, 2)], VARYING),
     "the number of one device does not": (scaled_by_the_device(1), (2, 3), [array(4, 2)], FLAX),
     "one-hot blocks of two devices are not one-hot together": (
-        one_hot_blocks,
+        one_hot_blocks(P(None, "e"), 2),
         (4, 3),
         [array(2, 4, dtype=jnp.int32)],
         FLAX,
+    ),
+    "one-hot blocks of other samples are": (
+        one_hot_blocks(P("e", None), 4),
+        (4, 3),
+        [array(2, 4, dtype=jnp.int32)],
+        LeftAlone("it is only looked up by index"),
     ),
     "nor where they are gathered": (gathered_one_hot, (4, 3), [array(2, 4, dtype=jnp.int32)], FLAX),
     "a mask in blocks of one place varies": (masked_in_blocks, (4, 3), [array(2, 4)], VARYING),

@@ -316,6 +316,10 @@ def test_features_that_are_all_equal_leave_adam_nothing_to_step_on(rng):
     tx = wcgc.centralized(optax.adam(0.1), params=None)
     updates, _ = jax.jit(tx.update)(grads, tx.init(params))
     np.testing.assert_array_equal(updates, np.zeros((27, 5)))
+    # Nor where the share of the mean is known only when it runs.
+    centralize = jax.jit(lambda strength: wcgc.centralize(grads, strength=strength))
+    np.testing.assert_array_equal(centralize(1.0), updates)
+    np.testing.assert_allclose(centralize(0.5), grads / 2, rtol=1e-5)
 
 
 def test_transforms_agree_with_the_definition_in_every_layout(rng, x64):

@@ -376,6 +376,12 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"^eps must be at least 0, got (-1.*|-9.99.*|nan)\.$"):
             wcgc.standardize(self.kernel, eps=kind(eps))
 
+    def test_the_smallest_eps(self):
+        tiny = float(np.finfo(np.float32).tiny)
+        wcgc.standardize(self.kernel, eps=tiny)
+        with pytest.raises(ValueError, match=r"^eps=.* is out of the range of float32"):
+            wcgc.standardize(self.kernel, eps=tiny / 2)
+
     @pytest.mark.parametrize("norm", [0, -2.0, math.nan])
     def test_norm_that_is_not_positive(self, norm):
         with pytest.raises(ValueError, match=rf"norm must be positive, got {norm}"):
