@@ -111,7 +111,7 @@ def standardize_error(
     def standardized(error, eps):
         return standardized_array(error, slice_axes, eps)
 
-    return _project_error(standardized, x, jnp.asarray(eps, jnp.result_type(float)))
+    return _project_error(standardized, x, jnp.asarray(eps))
 
 
 # Numbers such as eps are arguments, so that they may be traced, too.

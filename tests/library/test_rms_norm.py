@@ -317,6 +317,17 @@ class TestRules:
         np.testing.assert_array_equal(result["11"]["up"]["bias"], [2, 2])
 
 
+def test_float32_parameters_stay_so_with_64_bits(x64):
+    params = {
+        "embed": jnp.ones((5, 4), jnp.float32),
+        "norm": {"scale": jnp.ones(4, jnp.float32), "bias": jnp.ones(4, jnp.float32)},
+        "up": {"kernel": jnp.ones((4, 3), jnp.float32), "bias": jnp.ones(3, jnp.float32)},
+    }
+    result = wcgc.layer_norm_to_rms_norm(params, "embed", {"norm": "up"})
+    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(result["up"]["bias"], [5, 5, 5])
+
+
 def test_a_convolution_without_a_window_is_a_dense_layer():
     kernel = jnp.arange(12.0).reshape(4, 3)
     biases = []

@@ -330,9 +330,15 @@ class TestErrors:
 class TestCallableTrees:
     """A model that can be called is a tree of entries all the same, if it holds any."""
 
+    class Layer(eqx.Module):
+        weight: jax.Array
+
+        def __call__(self, x):
+            return self.weight @ x
+
     @pytest.fixture
-    def layer(self):
-        return eqx.nn.Linear(2, 3, use_bias=False, key=jax.random.key(0))
+    def layer(self, rng):
+        return self.Layer(rng.normal(size=(3, 2)))
 
     def test_with_one_entry(self, layer):
         axes = jax.tree.map(lambda leaf: EQUINOX, layer)

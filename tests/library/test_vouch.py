@@ -255,6 +255,12 @@ def test_recurrent_kernels_of_equinox(cell):
     assert rows["net/weight_ih"] == rows["net/weight_hh"] == layout
 
 
+def test_layers_of_equinox_in_variables_of_flax_are_known():
+    layer = nnx.Param(eqx.nn.Linear(4, 3, key=jax.random.key(0)))
+    rows = {row.path: row.reason for row in wcgc.explain({"net": layer}).rows}
+    assert rows["net/weight"] == "Equinox's layout is (out, in, ...)"
+
+
 def test_biases_of_norms_of_equinox_are_named_for_them():
     norms = eqx.filter_vmap(lambda _: eqx.nn.LayerNorm(3))(jnp.arange(5))
     rows = {row.path: row.reason for row in wcgc.explain({"norms": norms}).rows}
@@ -443,6 +449,7 @@ class TestBiases:
             ((2, 1), (1, 1), FLAX, True),
             ((5, 4, 6), (5, 2, 6), FLAX, False),  # GRUs that are stacked
             ((5, 4, 6), (5, 2, 6), KernelAxes(batch_axis=0), True),
+            ((5, 4, 6), (1, 2, 6), KernelAxes(batch_axis=0), True),
             ((6, 2, 3), (1, 2, 3), FLAX, False),  # two heads of three
             ((6, 2, 3), (1, 2, 3), KernelAxes(0, (1, 2)), True),
         ],
