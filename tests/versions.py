@@ -53,7 +53,7 @@ def test(versions: str, python: str, arguments: list[str], scratch: pathlib.Path
     subprocess.run([*install, *resolution, "-r", str(ROOT / "pyproject.toml")], check=True)
     subprocess.run([*install, "--no-deps", str(wheel)], check=True)
 
-    for name in "tests", "examples":
+    for name in "tests", "examples", "docs", "notebooks":
         ignored = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(ROOT / name, scratch / "work" / name, ignore=ignored)
     for name in "README.md", "pyproject.toml":
