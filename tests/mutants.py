@@ -156,8 +156,7 @@ class Runner:
         running = {}
         gc.collect()
         gc.freeze()  # so that forks share their memory
-        chosen = [name for name in names() if fnmatch.fnmatch(name, self.arguments.only)]
-        for name in (name for name in chosen if name not in done):
+        for name in (n for n in fnmatch.filter(names(), self.arguments.only) if n not in done):
             while len(running) >= self.arguments.processes:
                 self.reap(running, results)
             found = sorted(tests.get(name.rpartition("__mutmut_")[0], []))

@@ -6,6 +6,7 @@ from typing import Any
 
 from wcgc._axes import Shape
 from wcgc._provenance import Digits, Value, View, lump, opaque, repeats
+from wcgc._rearrangements import shape_of
 from wcgc._recorder import Recorder
 from wcgc._uses import MULTIPLIED, SELF
 
@@ -15,7 +16,7 @@ Pair = tuple[Sequence[int], Sequence[int]]
 def dot_general(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> list[Value]:
     """`lax.dot_general`."""
     contracting, batch = eqn.params["dimension_numbers"]
-    shape = eqn.outvars[0].aval.shape
+    shape = shape_of(eqn)
     sides = lhs, rhs
     if lhs.zero or rhs.zero:
         return [Value(shape, (False,) * len(shape), zero=True)]
@@ -107,7 +108,7 @@ def ragged_dot_general(
     numbers = eqn.params["ragged_dot_dimension_numbers"]
     contracting, batch = numbers.dot_dimension_numbers
     inputs = lhs.inputs or rhs.inputs or sizes.inputs
-    result = [opaque(eqn.outvars[0].aval.shape, inputs)]
+    result = [opaque(shape_of(eqn), inputs)]
     if not (lhs.inputs and rhs.views and numbers.rhs_group_dimensions):
         for value in (lhs, rhs):
             record.refuse(value, "it is an operand of ragged_dot in an unusual place")
@@ -128,7 +129,7 @@ def ragged_dot_general(
 def conv_general_dilated(record: Recorder, eqn: Any, lhs: Value, rhs: Value) -> list[Value]:
     """`lax.conv_general_dilated`: a convolution, in any layout, grouped, dilated or transposed."""
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
-    result = opaque(eqn.outvars[0].aval.shape, lhs.inputs or rhs.inputs)
+    result = opaque(shape_of(eqn), lhs.inputs or rhs.inputs)
     if lhs.zero or rhs.zero:
         return [Value(result.shape, (False,) * len(result.shape), zero=True)]
     if not (lhs.inputs or rhs.inputs):

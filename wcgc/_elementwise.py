@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from wcgc._axes import Shape
 from wcgc._provenance import Value, View, agreed, common_hot, opaque
-from wcgc._rearrangements import broadcast
+from wcgc._rearrangements import broadcast, shape_of
 from wcgc._recorder import Recorder
 from wcgc._uses import MULTIPLIED, SELF, through
 
 
 def _spread(eqn: Any, values: tuple[Value, ...]) -> tuple[Shape, list[Value]]:
-    shape = tuple(eqn.outvars[0].aval.shape)
+    shape = shape_of(eqn)
     return shape, [broadcast(value, shape) for value in values]
 
 

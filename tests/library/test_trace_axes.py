@@ -19,12 +19,7 @@ import wcgc
 from wcgc import FLAX, KernelAxes, LeftAlone
 
 from helpers.perturbation import as_sets, connections, fan_in, gradients, slices
-
-STACKED = KernelAxes(batch_axis=0)
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
+from helpers.traced import STACKED, array, mesh, one_hot
 
 
 def reason(axes):
@@ -90,20 +85,20 @@ doubled.defjvp(lambda primals, tangents: (primals[0] * 2, tangents[0] * 2))
 
 
 def in_blocks(kernel, x):
-    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
     blocks = jax.shard_map(
-        lambda w, x: lax.psum(x @ w, "i"), mesh=mesh, in_specs=(P("i"), P("i")), out_specs=P()
+        lambda w, x: lax.psum(x @ w, "i"), mesh=devices, in_specs=(P("i"), P("i")), out_specs=P()
     )
-    sharding = jax.sharding.NamedSharding(mesh, P("i"))
+    sharding = jax.sharding.NamedSharding(devices, P("i"))
     return blocks(lax.with_sharding_constraint(kernel, sharding), x)
 
 
 def gathered(kernel, x):
-    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = functools.partial(lax.all_gather, axis_name="i", tiled=True)
     return jax.shard_map(
         lambda w, x: x @ whole(w),
-        mesh=mesh,
+        mesh=devices,
         in_specs=(P("i"), P()),
         out_specs=P(),
         check_vma=False,
@@ -428,22 +423,20 @@ def test_a_convolution_by_multiply_and_sum():
 
 
 def test_blocks_that_are_gathered_along_an_axis_of_their_own():
-    mesh = jax.sharding.AbstractMesh((3,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = mesh(e=3)
 
     def function(w, x):
         def block(w, x):
             return jnp.einsum("bi,eio->beo", x, lax.all_gather(w[0], "e"))
 
         specs = {"in_specs": (P("e"), P()), "out_specs": P(), "check_vma": False}
-        return jax.shard_map(block, mesh=mesh, **specs)(w, x)
+        return jax.shard_map(block, mesh=devices, **specs)(w, x)
 
     assert wcgc.trace_axes(function, array(3, 4, 5), array(2, 4)) == STACKED
 
 
 def sharded_over_eight(params, x):
-    mesh = jax.sharding.AbstractMesh(
-        (4, 2), ("e", "m"), axis_types=(jax.sharding.AxisType.Auto,) * 2
-    )
+    devices = mesh(e=4, m=2)
 
     def block(params, x):
         whole = lax.all_gather(params["gathered"], "m", axis=1, tiled=True)
@@ -454,7 +447,11 @@ def sharded_over_eight(params, x):
 
     specs = {"gathered": P(None, "m"), "stages": P("e"), "experts": P("e", None, "m")}
     return jax.shard_map(
-        block, mesh=mesh, in_specs=(specs | {"rows": P("m")}, P()), out_specs=P(), check_vma=False
+        block,
+        mesh=devices,
+        in_specs=(specs | {"rows": P("m")}, P()),
+        out_specs=P(),
+        check_vma=False,
     )(params, x)
 
 
@@ -646,8 +643,8 @@ def test_a_bias_does_not_tell_how_queries_that_are_parameters_are_read(count, bi
 
 def sharded(function, count, w, x, places):
     """A function of blocks on so many devices, summed over them or put together."""
-    mesh = jax.sharding.AbstractMesh((count,), ("h",), axis_types=(jax.sharding.AxisType.Auto,))
-    blocks = jax.shard_map(function, mesh=mesh, in_specs=places[:2], out_specs=places[2])
+    devices = mesh(h=count)
+    blocks = jax.shard_map(function, mesh=devices, in_specs=places[:2], out_specs=places[2])
     return wcgc.trace_axes(blocks, w, x)
 
 
@@ -665,9 +662,9 @@ def test_the_number_of_devices_does_not_matter(count):
 
     def grouped(w, x):
         project = lambda w, x: jnp.einsum("td,dhk->thk", x, w)  # noqa: E731
-        mesh = jax.sharding.AbstractMesh((count,), ("h",), axis_types=(jax.sharding.AxisType.Auto,))
+        devices = mesh(h=count)
         specs = {"in_specs": (P(None, "h"), P()), "out_specs": P(None, "h")}
-        return jax.shard_map(project, mesh=mesh, **specs)(jnp.repeat(w, 2, 1), x)
+        return jax.shard_map(project, mesh=devices, **specs)(jnp.repeat(w, 2, 1), x)
 
     assert wcgc.trace_axes(grouped, array(5, 4, 3), array(7, 5)) == KernelAxes(-3, (-2, -1))
 
@@ -698,10 +695,6 @@ def called_back(w, x):
 
 def shifted(w, x):
     return jnp.pad(x[:, None] * w, 1)
-
-
-def one_hot(x):
-    return jax.nn.one_hot(x[:, 0].astype(jnp.int32), 4)
 
 
 def sampled(w, x, start=None):
@@ -965,9 +958,9 @@ def test_functions_of_a_module_take_all_kinds_of_arguments():
 
 @pytest.mark.parametrize("hold", [lambda w: {"kernel": w}, OneKernel], ids=["tree", "module"])
 def test_functions_see_how_arrays_are_sharded(hold):
-    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    devices = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
     kernel = jax.device_put(
-        np.ones((4, 3), np.float32), jax.sharding.NamedSharding(mesh, P(None, "i"))
+        np.ones((4, 3), np.float32), jax.sharding.NamedSharding(devices, P(None, "i"))
     )
 
     def function(params, x):
@@ -975,7 +968,7 @@ def test_functions_see_how_arrays_are_sharded(hold):
         assert jax.typeof(w).sharding.spec == P(None, "i")
         return x @ w
 
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(devices):
         axes = wcgc.trace_axes(function, hold(kernel), array(2, 4))
     assert axes == {"kernel": FLAX}
 

@@ -14,17 +14,7 @@ from wcgc._follow import Follower
 from wcgc._provenance import opaque
 from wcgc._recorder import Recorder
 
-STACKED = KernelAxes(batch_axis=0)
-BONDED = "it is multiplied with constants or other parameters before it meets the inputs"
-VARYING = "it is multiplied by something that varies along the axes of the mean, such as a mask"
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def one_hot(x, count=4):
-    return jax.nn.one_hot(x[..., 0].astype(jnp.int32), count)
+from helpers.traced import BONDED, STACKED, VARYING, array, one_hot
 
 
 def product(a, b, contracting=((), ()), batch=((), ())):
@@ -91,13 +81,13 @@ PRODUCTS = {
         lambda w, x: x @ product(MASK, w, batch=((0, 1), (0, 1))),
         (4, 4),
         (2, 4),
-        LeftAlone(VARYING),
+        VARYING,
     ),
     "a mask by a product, kernel first": (
         lambda w, x: x @ product(w, MASK, batch=((0, 1), (0, 1))),
         (4, 4),
         (2, 4),
-        LeftAlone(VARYING),
+        VARYING,
     ),
     "twos by a product": (
         lambda w, x: x @ product(w, jnp.full((4, 4), 2.0), batch=((0, 1), (0, 1))),
@@ -115,7 +105,7 @@ PRODUCTS = {
         lambda w, x: x + jnp.arange(4.0) @ w,
         (4, 4),
         (2, 4),
-        LeftAlone(BONDED),
+        BONDED,
     ),
     "tokens of an expert that one-hot inputs choose": (
         lambda w, x: jnp.einsum(
@@ -200,7 +190,7 @@ RAGGED = {
     "of constants": (
         lambda p, x: experts(np.ones((3, 4, 5), np.float32), MASK[:3]) @ p["w"] + x[:, :2],
         {"w": (5, 2)},
-        {"w": LeftAlone(BONDED)},
+        {"w": BONDED},
     ),
     "in sizes that inputs give": (
         lambda p, x: (

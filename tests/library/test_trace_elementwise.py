@@ -1,6 +1,5 @@
 """What sums, products, quotients, choices and comparisons make of a parameter's axes."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
@@ -8,43 +7,25 @@ from jax import lax
 import wcgc
 from wcgc import FLAX, LeftAlone
 
-LOOKED_UP = LeftAlone("it is only looked up by index")
-MULTIPLIED = LeftAlone("it is only multiplied elementwise")
-ADDED = LeftAlone("it is only added")
-IN_PLACE = LeftAlone("it is only put in place of some inputs")
-NOWHERE = LeftAlone("it meets no input")
-VARYING = LeftAlone(
-    "it is multiplied by something that varies along the axes of the mean, such as a mask"
+from helpers.traced import (
+    ADDED,
+    IN_PLACE,
+    LOOKED_UP,
+    MULTIPLIED,
+    SELF,
+    VARYING,
+    array,
+    beside,
+    index,
+    one_hot,
+    through,
 )
-SELF = LeftAlone("it is combined with itself in another arrangement before it meets the inputs")
 
-
-def through(name):
-    return LeftAlone(f"it goes through {name} before it meets the inputs")
+NOWHERE = LeftAlone("it meets no input")
 
 
 def operand(name):
     return LeftAlone(f"it is only an operand of {name}")
-
-
-def beside(name):
-    return LeftAlone(
-        "it is a kernel in one place, and in another it goes through "
-        f"{name} before it meets the inputs"
-    )
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def index(x):
-    """Numbers below four from the inputs."""
-    return x[:, 0].astype(jnp.int32)
-
-
-def one_hot(x, dtype=jnp.float32):
-    return jax.nn.one_hot(index(x), 4, dtype=dtype)
 
 
 def place(x):
@@ -87,7 +68,10 @@ CASTS = {
         lambda w, x: (w * x[0, 0]).astype(jnp.int32),
         MULTIPLIED,
     ),
-    "of one-hot integers": (lambda w, x: one_hot(x, jnp.int32).astype(x.dtype) @ w, LOOKED_UP),
+    "of one-hot integers": (
+        lambda w, x: one_hot(x, dtype=jnp.int32).astype(x.dtype) @ w,
+        LOOKED_UP,
+    ),
     "of one-hot numbers to integers": (
         lambda w, x: one_hot(x).astype(jnp.int32).astype(x.dtype) @ w,
         LOOKED_UP,

@@ -10,20 +10,18 @@ from jax.sharding import PartitionSpec as P
 import wcgc
 from wcgc import FLAX, KernelAxes, LeftAlone
 
-STACKED = KernelAxes(batch_axis=0)
-LOOKED_UP = LeftAlone("it is only looked up by index")
-MULTIPLIED = LeftAlone("it is only multiplied elementwise")
-VARYING = LeftAlone(
-    "it is multiplied by something that varies along the axes of the mean, such as a mask"
+from helpers.traced import (
+    IN_PLACE,
+    LOOKED_UP,
+    STACKED,
+    VARYING,
+    array,
+    cut,
+    mesh,
 )
+
 PADDED = LeftAlone("it is padded with more than zeros")
-CUT = LeftAlone("it is cut or rearranged along its axis 0, which is summed")
 SET = LeftAlone("some of its places are set before it meets the inputs")
-IN_PLACE = LeftAlone("it is only put in place of some inputs")
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def numbers(*shape):
@@ -50,12 +48,17 @@ PADDING = {
         [array(2, 4)],
         FLAX,
     ),
-    "an input cut off": (lambda w, x: x @ lax.pad(w, 0.0, ends(-1, 0)), (5, 3), [array(2, 4)], CUT),
+    "an input cut off": (
+        lambda w, x: x @ lax.pad(w, 0.0, ends(-1, 0)),
+        (5, 3),
+        [array(2, 4)],
+        cut(0),
+    ),
     "inputs cut off at both ends": (
         lambda w, x: x @ lax.pad(w, 0.0, ends(-1, -1)),
         (6, 5),
         [array(2, 4)],
-        CUT,
+        cut(0),
     ),
     "beside merged axes, which can be told apart again": (
         lambda w, x: jnp.einsum(
@@ -186,7 +189,7 @@ INDEXING = {
         lambda w, x: x @ w[np.array([2, 0, 1])],
         (3, 4),
         [array(2, 3)],
-        CUT,
+        cut(0),
     ),
     "an axis of length one by constants": (
         lambda w, x: experts(x, w[np.array([0, 0])]),
@@ -204,7 +207,7 @@ INDEXING = {
         lambda w, x: jnp.einsum("ei,eio->o", x, rows(w, np.array([2, 0, 1]))),
         (5, 4, 3),
         [array(3, 4)],
-        CUT,
+        cut(0),
     ),
     "windows of one place by constants": (
         lambda w, x: jnp.einsum("ei,ekio->eo", x, windows(w, np.array([2, 0, 1]), 1)),
@@ -234,13 +237,13 @@ INDEXING = {
         lambda w, x: jnp.einsum("ci,cjio->jo", x, windows(w, np.array([0, 2]), 2)),
         (4, 5, 3),
         [array(2, 5)],
-        CUT,
+        cut(0),
     ),
     "windows by inputs, summed": (
         lambda w, x, i: jnp.einsum("cj,cjo->co", x, windows(w, i, 2)),
         (4, 3),
         [array(5, 2), numbers(5)],
-        CUT,
+        cut(0),
     ),
     "by inputs, added": (lambda w, x, i: x + w[i], (3, 4), [array(5, 4), numbers(5)], LOOKED_UP),
     "rows by inputs, added": (
@@ -481,8 +484,8 @@ RANGES = {
 
 def on_devices(count, function, specs):
     """A function of blocks on so many devices, the first axis of the mesh."""
-    mesh = jax.sharding.AbstractMesh((count,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    devices = mesh(e=count)
+    return jax.shard_map(function, mesh=devices, in_specs=specs, out_specs=P(), check_vma=False)
 
 
 def scaled_by_the_device(count):
@@ -518,8 +521,8 @@ def one_hot_blocks(spec, places):
     def block(i):
         return jax.nn.one_hot(i[:, 0], places)
 
-    mesh = jax.sharding.AbstractMesh((2,), ("e",), axis_types=(jax.sharding.AxisType.Auto,))
-    return lambda w, i: jax.shard_map(block, mesh=mesh, in_specs=spec, out_specs=spec)(i) @ w
+    devices = mesh(e=2)
+    return lambda w, i: jax.shard_map(block, mesh=devices, in_specs=spec, out_specs=spec)(i) @ w
 
 
 def gathered_one_hot(w, i):

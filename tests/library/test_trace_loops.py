@@ -13,17 +13,9 @@ from wcgc._follow import Follower
 from wcgc._provenance import parameter
 from wcgc._recorder import Recorder
 
-STACKED = KernelAxes(batch_axis=0)
+from helpers.traced import BONDED, STACKED, array, cut, mesh, one_hot
+
 HEADS = KernelAxes((-3, -2), -1)
-BONDED = "it is multiplied with constants or other parameters before it meets the inputs"
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def one_hot(x):
-    return jax.nn.one_hot(x[:, 0].astype(jnp.int32), 4)
 
 
 BRANCHES = {
@@ -139,12 +131,12 @@ LOOPS = {
     ),
     "made of its rows": (
         lambda w, x: x @ lax.map(jnp.negative, w),
-        LeftAlone("it is cut or rearranged along its axis 0, which is summed"),
+        cut(0),
     ),
     "made of its filters": (lambda w, x: x @ lax.map(jnp.negative, w.T).T, FLAX),
     "made of half of its rows": (
         lambda w, x: x[:, :2] @ lax.map(jnp.negative, w.reshape(2, 2, 4)[1]),
-        LeftAlone("it is cut or rearranged along its axis 0, which is summed"),
+        cut(0),
     ),
     "a norm of each filter": (
         lambda w, x: x @ w / lax.map(jnp.linalg.norm, w.T),
@@ -171,11 +163,11 @@ LOOPS = {
     ),
     "a scan without inputs": (
         lambda w, x: x[0] + lax.scan(lambda c, _: (c, jnp.arange(4.0)), 0, None, 3)[1] @ w,
-        LeftAlone(BONDED),
+        BONDED,
     ),
     "constants that are printed": (
         lambda w, x: x[0] + lax.map(printed, jnp.arange(4.0)) @ w,
-        LeftAlone(BONDED),
+        BONDED,
     ),
     "rows of a table, one by one": (
         lambda w, x: lax.map(lambda row: one_hot(row[None])[0], x) @ w,
@@ -241,7 +233,7 @@ def test_what_a_loop_carries_varies_where_it_did_before():
     [
         ("ebi,eio->ebo", STACKED),
         ("bi,eio->ebo", KernelAxes(-2, (-3, -1))),
-        ("bei,eio->bo", LeftAlone("it is cut or rearranged along its axis 0, which is summed")),
+        ("bei,eio->bo", cut(0)),
     ],
 )
 def test_kernels_that_a_loop_has_put_together(product, expected):
@@ -349,12 +341,9 @@ def test_other_constants_are_no_zeros():
     assert axes == LeftAlone("it is padded with more than zeros")
 
 
-MESH = jax.sharding.AbstractMesh((4,), ("h",), axis_types=(jax.sharding.AxisType.Auto,))
-
-
 def in_blocks(block, w, x, to):
     return jax.shard_map(
-        block, mesh=MESH, in_specs=(P("h"), P(None, "h")), out_specs=to, check_vma=False
+        block, mesh=mesh(h=4), in_specs=(P("h"), P(None, "h")), out_specs=to, check_vma=False
     )(w, x)
 
 
@@ -415,10 +404,8 @@ def test_an_input_axis_in_blocks_that_are_not_added_up():
 
 def test_blocks_within_blocks():
     """The inner blocks are not added up, the outer ones are."""
-    mesh = jax.sharding.AbstractMesh(
-        (4, 2), ("h", "m"), axis_types=(jax.sharding.AxisType.Auto,) * 2
-    )
-    options = {"mesh": mesh, "check_vma": False}
+    devices = mesh(h=4, m=2)
+    options = {"mesh": devices, "check_vma": False}
 
     def block(w, x):
         halves = {"axis_names": {"m"}, "in_specs": P("m"), "out_specs": P("m")}
@@ -507,7 +494,7 @@ UNKNOWN = {
     "of inputs alone": (lambda w, x: jnp.cumsum(x, 1) @ w, FLAX),
     "of constants alone": (
         lambda w, x: jnp.cumsum(jnp.arange(3.0)) @ w + x[:, :1],
-        LeftAlone(BONDED),
+        BONDED,
     ),
     "whose result nothing uses": (
         lambda w, x: (jnp.cumsum(w, 0), x @ w)[1],

@@ -13,12 +13,9 @@ from wcgc._provenance import Value, opaque, parameter
 from wcgc._recorder import Recorder
 
 from helpers.perturbation import as_sets, connections, slices
+from helpers.traced import array, cut
 
 SHAPE = (4, 6)
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def followed(function, *operands):
@@ -275,22 +272,19 @@ def test_a_piece_that_is_cut_out_again_is_that_piece_alone(pick, rng):
     assert axes == (LeftAlone("it meets no input"), FLAX)
 
 
-CUT = LeftAlone("it is cut or rearranged along its axis 0, which is summed")
-
-
 @pytest.mark.parametrize(
     ("mix", "expected"),
     [
         # A part of one piece, and of both.
-        (lambda a, b: jnp.concatenate([a, b])[5:7], (LeftAlone("it meets no input"), CUT)),
-        (lambda a, b: jnp.concatenate([a, b])[2:6], (CUT, CUT)),
-        (lambda a, b: jnp.concatenate([a, b])[:6], (CUT, CUT)),
-        (lambda a, b: jnp.concatenate([a, b])[::2], (CUT, CUT)),
-        (lambda a, b: jnp.concatenate([a, b])[2::4], (CUT, CUT)),
+        (lambda a, b: jnp.concatenate([a, b])[5:7], (LeftAlone("it meets no input"), cut(0))),
+        (lambda a, b: jnp.concatenate([a, b])[2:6], (cut(0), cut(0))),
+        (lambda a, b: jnp.concatenate([a, b])[:6], (cut(0), cut(0))),
+        (lambda a, b: jnp.concatenate([a, b])[::2], (cut(0), cut(0))),
+        (lambda a, b: jnp.concatenate([a, b])[2::4], (cut(0), cut(0))),
         # What has been moved since is not where the pieces were.
-        (lambda a, b: jnp.flip(jnp.concatenate([a, b]), 0)[:4], (CUT, CUT)),
+        (lambda a, b: jnp.flip(jnp.concatenate([a, b]), 0)[:4], (cut(0), cut(0))),
         (lambda a, b: jnp.concatenate([a, b], 1).T[:, :3], (KernelAxes(-1, -2),) * 2),
-        (lambda a, b: jnp.concatenate([a, b]).T[:, :3].T, (CUT, CUT)),
+        (lambda a, b: jnp.concatenate([a, b]).T[:, :3].T, (cut(0), cut(0))),
         (lambda a, b: jnp.concatenate([a, b], 1)[:, :5], (FLAX, FLAX)),
         (lambda a, b: jnp.concatenate([a, b])[:, 1:], (FLAX, FLAX)),
     ],
@@ -307,7 +301,7 @@ def test_every_second_place_is_no_place_of_merged_axes():
     def function(w, x):
         return x @ w.reshape(6, 4)[::2]
 
-    assert wcgc.trace_axes(function, array(2, 3, 4), array(2, 3)) == CUT
+    assert wcgc.trace_axes(function, array(2, 3, 4), array(2, 3)) == cut(0)
 
 
 def index(x):

@@ -10,26 +10,25 @@ from jax.sharding import PartitionSpec as P
 import wcgc
 from wcgc import FLAX, KernelAxes, LeftAlone
 
-STACKED = KernelAxes(batch_axis=0)
-VARYING = LeftAlone(
-    "it is multiplied by something that varies along the axes of the mean, such as a mask"
+from helpers.traced import (
+    ADDED,
+    BONDED,
+    LOOKED_UP,
+    MULTIPLIED,
+    SELF,
+    STACKED,
+    VARYING,
+    array,
+    beside,
+    cut,
+    index,
+    mesh,
+    through,
 )
-BONDED = LeftAlone("it is multiplied with constants or other parameters before it meets the inputs")
-MULTIPLIED = LeftAlone("it is only multiplied elementwise")
-ADDED = LeftAlone("it is only added")
+
 BESIDE_PRODUCT = LeftAlone("it is only added to a product of parameters")
-LOOKED_UP = LeftAlone("it is only looked up by index")
 TIED = LeftAlone("it is looked up by index and multiplied as well: tied embeddings")
-SELF = LeftAlone("it is combined with itself in another arrangement before it meets the inputs")
 SUMMARY = LeftAlone("only a summary of it is used")
-
-
-def cut(axis):
-    return LeftAlone(f"it is cut or rearranged along its axis {axis}, which is summed")
-
-
-def through(name):
-    return LeftAlone(f"it goes through {name} before it meets the inputs")
 
 
 def two_ways(here, there):
@@ -37,17 +36,6 @@ def two_ways(here, there):
         f"it is used in two ways: its axis 0 is {here} axis in one place and {there} axis in "
         "another"
     )
-
-
-def beside(name):
-    return LeftAlone(
-        f"it is a kernel in one place, and in another it goes through {name} before it meets the "
-        "inputs"
-    )
-
-
-def array(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def window(kernel, x, groups=1):
@@ -60,10 +48,6 @@ def window(kernel, x, groups=1):
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
     )[0]
-
-
-def index(x):
-    return x[:, 0].astype(jnp.int32)
 
 
 def heads(x, kernel):
@@ -439,8 +423,8 @@ def test_several_parameters(name):
 
 def on_devices(function, places, count=3):
     """A function of blocks: the parameter lies along its first axis, as the outputs do."""
-    mesh = jax.sharding.AbstractMesh((count,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
-    return jax.shard_map(function, mesh=mesh, in_specs=(P("i"), places), out_specs=P("i"))
+    devices = mesh(i=count)
+    return jax.shard_map(function, mesh=devices, in_specs=(P("i"), places), out_specs=P("i"))
 
 
 ON_DEVICES = {
@@ -479,11 +463,11 @@ def test_on_several_devices(name):
 
 
 def test_a_product_added_to_a_kernel_of_one_output_on_each_device():
-    mesh = jax.sharding.AbstractMesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = mesh(i=4)
     specs = {"w": P(None, "i"), "a": P(), "b": P(None, "i")}
     function = jax.shard_map(
         lambda p, x: x @ (p["w"] + p["a"] @ p["b"]),
-        mesh=mesh,
+        mesh=devices,
         in_specs=(specs, P()),
         out_specs=P(None, "i"),
     )
